@@ -1,0 +1,6 @@
+"""The operators that RWKV needs: each a contract, a reference that anyone can read, and fast versions."""
+
+from receptance.kernels.cross_entropy import linear_cross_entropy
+from receptance.kernels.wkv4 import wkv4
+
+__all__ = ["linear_cross_entropy", "wkv4"]
