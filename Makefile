@@ -1,0 +1,52 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
+DEMO ?= runs/demo
+
+.PHONY: help demo test test-full check format benchmarks clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/installed  ## Train a small RWKV-4 on real text, then let it write (about 5 minutes)
+	DEMO=$(DEMO) BIN=$(BIN) ./recipes/demo.sh
+
+test: $(VENV)/installed-dev  ## Run the tests (about 10 minutes)
+	$(BIN)/pytest --numprocesses 2 -m "not slow and not gpu"
+
+test-full: $(VENV)/installed-dev  ## Run the slow tests too
+	$(BIN)/pytest --numprocesses 2 -m "not gpu"
+
+check: $(VENV)/installed-dev  ## Check format, lint, types and import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-dev  ## Bring the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmarks: $(VENV)/installed-dev  ## Measure the kernels, the tokenizers and training on this machine
+	$(BIN)/python -m benchmarks.kernels --output benchmarks/results/kernels.md
+	$(BIN)/python -m benchmarks.tokenizers --output benchmarks/results/tokenizers.md
+	$(BIN)/python -m benchmarks.training --output benchmarks/results/training.md
+
+clean:  ## Remove what was built, but not what was trained
+	rm -rf $(VENV) build dist
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
+	@echo "Installing receptance and compiling its kernels into $(VENV) …"
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(SOURCES) | $(VENV)/bin/python
+	@echo "Installing receptance, its kernels and the test tools into $(VENV) …"
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/installed
