@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from receptance import kernels
 from receptance.errors import ConfigError
 from receptance.models.interface import Config, LanguageModel, State
+from receptance.models.layers import LayerNorm, orthogonal, previous_token
 
 # The exponent of an empty sum: stands for minus infinity, but stays finite so that no NaN can arise.
 EMPTY_EXPONENT = -1e30
@@ -58,21 +58,6 @@ class RWKV4State(State):
     numerator: Float[Tensor, "layer batch attention"]
     denominator: Float[Tensor, "layer batch attention"]
     exponent: Float[Tensor, "layer batch attention"]
-
-
-class LayerNorm(nn.LayerNorm):
-    """Layer norm whose parameters may be of higher precision than its input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise over the channels."""
-        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
-
-
-def previous_token(
-    x: Float[Tensor, "batch time channel"], shift: Float[Tensor, "batch channel"]
-) -> Float[Tensor, "batch time channel"]:
-    """Return x one step late; the first step comes from the span before."""
-    return torch.cat([shift.unsqueeze(1).to(x.dtype), x[:, :-1]], dim=1)
 
 
 class TimeMix(nn.Module):
@@ -121,7 +106,8 @@ class ChannelMix(nn.Module):
         past = previous_token(x, shift)
         k = self.key(torch.lerp(past, x, self.time_mix_k.to(x.dtype)))
         r = self.receptance(torch.lerp(past, x, self.time_mix_r.to(x.dtype)))
-        return torch.sigmoid(r) * self.value(torch.relu(k).square())
+        change: Tensor = torch.sigmoid(r) * self.value(torch.relu(k).square())
+        return change
 
 
 class Block(nn.Module):
@@ -137,6 +123,39 @@ class Block(nn.Module):
         self.att = TimeMix(config)
         self.ffn = ChannelMix(config)
 
+    def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the residual stream after the layer, and the layer's state in the order of RWKV4State."""
+        time_shift, channel_shift, *sums = state
+        seen = self.ln1(x)
+        change, sums_after = self.att(seen, time_shift, tuple(sums))
+        x = x + change
+        seen_by_channels = self.ln2(x)
+        x = x + self.ffn(seen_by_channels, channel_shift)
+        return x, (seen[:, -1], seen_by_channels[:, -1], *sums_after)
+
+    def initialise(self, layer: int, num_layers: int, generator: torch.Generator | None) -> None:
+        """Fill the layer with the starting values of RWKV-LM's v4neo trainer: it adds exactly nothing."""
+        rising = layer / (num_layers - 1) if num_layers > 1 else 0.5
+        falling = 1 - layer / num_layers
+        channel = torch.arange(self.ln1.normalized_shape[0])
+        position = channel / len(channel)
+        attention = torch.arange(self.att.time_decay.shape[0])
+        spread = attention / max(len(attention) - 1, 1)
+        for norm in (module for module in self.children() if isinstance(module, LayerNorm)):
+            norm.reset_parameters()
+        self.att.time_decay.copy_(-5 + 8 * spread ** (0.7 + 1.3 * rising))
+        self.att.time_first.copy_(math.log(0.3) + 0.5 * ((attention + 1) % 3 - 1))
+        self.att.time_mix_k.copy_(position**falling)
+        self.att.time_mix_v.copy_(position**falling + 0.3 * rising)  # above 1 is intended
+        self.att.time_mix_r.copy_(position ** (0.5 * falling))
+        self.ffn.time_mix_k.copy_(position**falling)
+        self.ffn.time_mix_r.copy_(position**falling)
+        orthogonal(self.att.value.weight, 1.0, generator)
+        orthogonal(self.ffn.key.weight, 1.0, generator)
+        silent = (self.att.key, self.att.receptance, self.att.output, self.ffn.receptance, self.ffn.value)
+        for matrix in silent:
+            matrix.weight.zero_()
+
 
 class RWKV4(LanguageModel[RWKV4Config, RWKV4State]):
     """RWKV-4 as a torch module, initialised for training from scratch (or empty on the meta device).
@@ -151,8 +170,13 @@ class RWKV4(LanguageModel[RWKV4Config, RWKV4State]):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.ln_out = LayerNorm(config.hidden_size, eps=1e-5)
         self.head = nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
-        if not self.device.type == "meta":
+        if self.device.type != "meta":
             self.initialise()
+
+    @property
+    def layers(self) -> tuple[Block, ...]:
+        """The blocks, from the first to the last."""
+        return cast("tuple[Block, ...]", tuple(self.blocks))
 
     def initial_state(self, batch: int) -> RWKV4State:
         """Return the state before the first token: nothing before it, and empty sums."""
@@ -176,54 +200,23 @@ class RWKV4(LanguageModel[RWKV4Config, RWKV4State]):
         """Read a span of tokens and return what the head sees, and the state after it."""
         if state is None:
             state = self.initial_state(tokens.shape[0])
-        x = self.blocks[0].ln0(self.emb(tokens))
-        ends: list[tuple[Tensor, ...]] = []
-        for layer, block in enumerate(self.blocks):
-            normed = block.ln1(x)
-            sums = (state.numerator[layer], state.denominator[layer], state.exponent[layer])
-            change, sums = block.att(normed, state.time_shift[layer], sums)
-            x = x + change
-            normed_for_channels = block.ln2(x)
-            x = x + block.ffn(normed_for_channels, state.channel_shift[layer])
-            ends.append((normed[:, -1], normed_for_channels[:, -1], *sums))
-        return self.ln_out(x), RWKV4State(
-            **{name: torch.stack(tensors) for name, tensors in zip(state.tensors(), zip(*ends), strict=True)}
-        )
+        x = self.layers[0].ln0(self.emb(tokens))
+        ends = []
+        for block, *start in zip(self.layers, *state.tensors().values(), strict=True):
+            x, end = block(x, tuple(start))
+            ends.append(end)
+        after = (torch.stack(tensors) for tensors in zip(*ends, strict=True))
+        return self.ln_out(x), RWKV4State(**dict(zip(state.tensors(), after, strict=True)))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None, embedding_scale: float = 1e-4) -> None:
         """Fill every parameter with its starting value, in place.
 
         Every block starts by adding exactly nothing, so the loss of the first step is ln V + 0.125. The
-        values are those of RWKV-LM's v4neo trainer; the embedding is uniform in +-`embedding_scale`.
+        embedding is uniform in +-`embedding_scale`, as the paper has it (appendix E).
         """
-        config = self.config
-        layers, channel = config.num_layers, config.hidden_size
-        position = torch.arange(channel) / channel
-        attention = torch.arange(config.attention_size)
         self.emb.weight.uniform_(-embedding_scale, embedding_scale, generator=generator)
-        _orthogonal(self.head.weight, 0.5, generator)
-        for norm in (module for module in self.modules() if isinstance(module, LayerNorm)):
-            norm.reset_parameters()
-        for layer, block in enumerate(self.blocks):
-            rising = layer / (layers - 1) if layers > 1 else 0.5
-            falling = 1 - layer / layers
-            att, ffn = block.att, block.ffn
-            spread = attention / max(config.attention_size - 1, 1)
-            att.time_decay.copy_(-5 + 8 * spread ** (0.7 + 1.3 * rising))
-            att.time_first.copy_(math.log(0.3) + 0.5 * ((attention + 1) % 3 - 1))
-            att.time_mix_k.copy_(position**falling)
-            att.time_mix_v.copy_(position**falling + 0.3 * rising)  # above 1 is intended
-            att.time_mix_r.copy_(position ** (0.5 * falling))
-            ffn.time_mix_k.copy_(position**falling)
-            ffn.time_mix_r.copy_(position**falling)
-            _orthogonal(att.value.weight, 1.0, generator)
-            _orthogonal(ffn.key.weight, 1.0, generator)
-            for matrix in (att.key, att.receptance, att.output, ffn.receptance, ffn.value):
-                matrix.weight.zero_()
-
-
-def _orthogonal(weight: Tensor, gain: float, generator: torch.Generator | None) -> None:
-    """Fill a matrix `[out, in]` orthogonally; a widening one gets the gain sqrt(out / in) on top."""
-    rows, columns = weight.shape
-    nn.init.orthogonal_(weight, gain * math.sqrt(max(rows / columns, 1.0)), generator=generator)
+        orthogonal(self.head.weight, 0.5, generator)
+        self.ln_out.reset_parameters()
+        for layer, block in enumerate(self.layers):
+            block.initialise(layer, self.config.num_layers, generator)
