@@ -6,13 +6,15 @@ handed in and a new one is handed back; nothing is changed in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from receptance.models.layers import LayerNorm, orthogonal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,12 @@ class State:
         """Return the tensors by name, without copying them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    @classmethod
+    def stack(cls, layers: Sequence[tuple[Tensor, ...]]) -> Self:
+        """Return the state made of what each layer handed back, in the order of the fields."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: torch.stack(ts) for name, ts in zip(names, zip(*layers, strict=True), strict=True)})
+
     def detach(self) -> Self:
         """Return the same values cut off from the gradient: truncated backpropagation through time."""
         return self.map(Tensor.detach)
@@ -60,14 +68,47 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 StateT = TypeVar("StateT", bound=State)
 
 
-class LanguageModel(nn.Module, Generic[ConfigT, StateT]):
-    """A language model of any generation.
+class Block(nn.Module):
+    """One layer: time mixing, then channel mixing, each on a normalised copy of the residual stream.
 
-    A subclass gives `config`, `head`, `initial_state` and `features`; what follows from them stands here.
+    A generation gives the two mixings as `att` and `ffn`; the first block also normalises the embedding.
     """
 
-    config: ConfigT
-    head: nn.Linear
+    att: nn.Module
+    ffn: nn.Module
+
+    def __init__(self, channel: int, layer: int, epsilon: float) -> None:
+        super().__init__()
+        if layer == 0:
+            self.ln0 = LayerNorm(channel, eps=epsilon)
+        self.ln1 = LayerNorm(channel, eps=epsilon)
+        self.ln2 = LayerNorm(channel, eps=epsilon)
+
+    def initialise(self, layer: int, num_layers: int, generator: torch.Generator | None) -> None:
+        """Fill the layer with its starting values; it then adds exactly nothing."""
+        raise NotImplementedError
+
+
+class LanguageModel(nn.Module, Generic[ConfigT, StateT]):
+    """A language model of any generation: embedding, blocks, norm, head.
+
+    A subclass gives its blocks and `initial_state`; what follows from them stands here.
+    """
+
+    def __init__(self, config: ConfigT, blocks: Iterable[Block]) -> None:
+        super().__init__()
+        self.config = config
+        self.emb = nn.Embedding(config.vocabulary_size, config.hidden_size)
+        self.blocks = nn.ModuleList(blocks)
+        self.ln_out = LayerNorm(config.hidden_size, eps=1e-5)
+        self.head = nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
+        if self.device.type != "meta":
+            self.initialise()
+
+    @property
+    def layers(self) -> tuple[Block, ...]:
+        """The blocks, from the first to the last."""
+        return cast("tuple[Block, ...]", tuple(self.blocks))
 
     def initial_state(self, batch: int) -> StateT:
         """Return the state before the first token, on the model's device."""
@@ -81,11 +122,28 @@ class LanguageModel(nn.Module, Generic[ConfigT, StateT]):
         Training takes the loss from here with `kernels.linear_cross_entropy`, so that the logits of a whole
         batch never exist in float32.
         """
-        raise NotImplementedError
+        if state is None:
+            state = self.initial_state(tokens.shape[0])
+        x = self.layers[0].ln0(self.emb(tokens))
+        ends = []
+        for block, *start in zip(self.layers, *state.tensors().values(), strict=True):
+            x, end = block(x, tuple(start))
+            ends.append(end)
+        return self.ln_out(x), type(state).stack(ends)
 
-    def initialise(self, generator: torch.Generator | None = None) -> None:
-        """Fill every parameter with its starting value for training from scratch, in place."""
-        raise NotImplementedError
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator | None = None, embedding_scale: float = 1e-4) -> None:
+        """Fill every parameter with its starting value for training from scratch, in place.
+
+        Every block starts by adding exactly nothing, so the loss of the first step is ln V + 0.125. The
+        embedding is uniform in +-`embedding_scale`, as the RWKV-4 paper has it (appendix E).
+        """
+        self.emb.weight.uniform_(-embedding_scale, embedding_scale, generator=generator)
+        orthogonal(self.head.weight, 0.5, generator)
+        for norm in (module for module in self.modules() if isinstance(module, LayerNorm)):
+            norm.reset_parameters()
+        for layer, block in enumerate(self.layers):
+            block.initialise(layer, self.config.num_layers, generator)
 
     def forward(
         self, tokens: Int[Tensor, "batch time"], state: StateT | None = None

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from receptance import kernels
 from receptance.errors import ConfigError
-from receptance.models.interface import Config, LanguageModel, State
-from receptance.models.layers import LayerNorm, orthogonal, previous_token
+from receptance.models.interface import Block, Config, LanguageModel, State
+from receptance.models.layers import orthogonal, previous_token
 
 # The exponent of an empty sum: stands for minus infinity, but stays finite so that no NaN can arise.
 EMPTY_EXPONENT = -1e30
@@ -110,16 +110,14 @@ class ChannelMix(nn.Module):
         return change
 
 
-class Block(nn.Module):
-    """One layer: time mixing, then channel mixing, each on a normalised copy of the residual stream."""
+class RWKV4Block(Block):
+    """One layer of RWKV-4."""
+
+    att: TimeMix
+    ffn: ChannelMix
 
     def __init__(self, config: RWKV4Config, layer: int) -> None:
-        super().__init__()
-        size, epsilon = config.hidden_size, config.layer_norm_epsilon
-        if layer == 0:
-            self.ln0 = LayerNorm(size, eps=epsilon)
-        self.ln1 = LayerNorm(size, eps=epsilon)
-        self.ln2 = LayerNorm(size, eps=epsilon)
+        super().__init__(config.hidden_size, layer, config.layer_norm_epsilon)
         self.att = TimeMix(config)
         self.ffn = ChannelMix(config)
 
@@ -141,8 +139,6 @@ class Block(nn.Module):
         position = channel / len(channel)
         attention = torch.arange(self.att.time_decay.shape[0])
         spread = attention / max(len(attention) - 1, 1)
-        for norm in (module for module in self.children() if isinstance(module, LayerNorm)):
-            norm.reset_parameters()
         self.att.time_decay.copy_(-5 + 8 * spread ** (0.7 + 1.3 * rising))
         self.att.time_first.copy_(math.log(0.3) + 0.5 * ((attention + 1) % 3 - 1))
         self.att.time_mix_k.copy_(position**falling)
@@ -164,19 +160,7 @@ class RWKV4(LanguageModel[RWKV4Config, RWKV4State]):
     """
 
     def __init__(self, config: RWKV4Config) -> None:
-        super().__init__()
-        self.config = config
-        self.emb = nn.Embedding(config.vocabulary_size, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.ln_out = LayerNorm(config.hidden_size, eps=1e-5)
-        self.head = nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
-        if self.device.type != "meta":
-            self.initialise()
-
-    @property
-    def layers(self) -> tuple[Block, ...]:
-        """The blocks, from the first to the last."""
-        return cast("tuple[Block, ...]", tuple(self.blocks))
+        super().__init__(config, (RWKV4Block(config, layer) for layer in range(config.num_layers)))
 
     def initial_state(self, batch: int) -> RWKV4State:
         """Return the state before the first token: nothing before it, and empty sums."""
@@ -193,30 +177,3 @@ class RWKV4(LanguageModel[RWKV4Config, RWKV4State]):
             denominator=filled(config.attention_size, 0.0, sums),
             exponent=filled(config.attention_size, EMPTY_EXPONENT, sums),
         )
-
-    def features(
-        self, tokens: Int[Tensor, "batch time"], state: RWKV4State | None = None
-    ) -> tuple[Float[Tensor, "batch time channel"], RWKV4State]:
-        """Read a span of tokens and return what the head sees, and the state after it."""
-        if state is None:
-            state = self.initial_state(tokens.shape[0])
-        x = self.layers[0].ln0(self.emb(tokens))
-        ends = []
-        for block, *start in zip(self.layers, *state.tensors().values(), strict=True):
-            x, end = block(x, tuple(start))
-            ends.append(end)
-        after = (torch.stack(tensors) for tensors in zip(*ends, strict=True))
-        return self.ln_out(x), RWKV4State(**dict(zip(state.tensors(), after, strict=True)))
-
-    @torch.no_grad()
-    def initialise(self, generator: torch.Generator | None = None, embedding_scale: float = 1e-4) -> None:
-        """Fill every parameter with its starting value, in place.
-
-        Every block starts by adding exactly nothing, so the loss of the first step is ln V + 0.125. The
-        embedding is uniform in +-`embedding_scale`, as the paper has it (appendix E).
-        """
-        self.emb.weight.uniform_(-embedding_scale, embedding_scale, generator=generator)
-        orthogonal(self.head.weight, 0.5, generator)
-        self.ln_out.reset_parameters()
-        for layer, block in enumerate(self.layers):
-            block.initialise(layer, self.config.num_layers, generator)
