@@ -2,5 +2,7 @@
 
 from receptance.kernels.cross_entropy import linear_cross_entropy
 from receptance.kernels.wkv4 import wkv4
+from receptance.kernels.wkv6 import wkv6
+from receptance.kernels.wkv7 import wkv7
 
-__all__ = ["linear_cross_entropy", "wkv4"]
+__all__ = ["linear_cross_entropy", "wkv4", "wkv6", "wkv7"]

@@ -1,7 +1,7 @@
 """WKV-4: the weighted mean of the past that RWKV-4 takes, channel by channel (arxiv.org/abs/2305.13048, eq. 16).
 
-    k key   v value   w decay a step, as a logarithm below zero   u bonus of the current token
-    a numerator, b denominator of the past, both scaled by e^-p   p running maximum of the exponents
+k key   v value   w decay a step, as a logarithm below zero   u bonus of the current token
+a numerator, b denominator of the past, both scaled by e^-p   p running maximum of the exponents
 """
 
 from __future__ import annotations

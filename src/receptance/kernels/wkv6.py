@@ -1,9 +1,9 @@
 """WKV-6: the matrix-valued state of RWKV-5 and 6, decayed by key channel (arxiv.org/abs/2404.05892, eq. 19).
 
-    r receptance   k key   v value   w decay a step, as a logarithm below zero   u bonus of the current token
-    S state, one matrix [key, value] a head, which sums k^T v over the past
+r receptance   k key   v value   w decay a step, as a logarithm below zero   u bonus of the current token
+S state, one matrix [key, value] a head, which sums k^T v over the past
 
-    y_t = r_t (diag(u) k_t^T v_t + S_{t-1})        S_t = diag(e^{w_t}) S_{t-1} + k_t^T v_t
+y_t = r_t (diag(u) k_t^T v_t + S_{t-1})        S_t = diag(e^{w_t}) S_{t-1} + k_t^T v_t
 """
 
 from __future__ import annotations

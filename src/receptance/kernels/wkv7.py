@@ -1,9 +1,9 @@
 """WKV-7: the generalised delta rule of RWKV-7 (arxiv.org/abs/2503.14456, eq. 17).
 
-    r receptance   k key   v value   w decay a step, as a logarithm below zero   a, b what is removed and put back
-    S state, one matrix [value, key] a head
+r receptance   k key   v value   w decay a step, as a logarithm below zero   a, b what is removed and put back
+S state, one matrix [value, key] a head
 
-    S_t = S_{t-1} (diag(e^{w_t}) + a_t^T b_t) + v_t^T k_t        y_t = S_t r_t^T
+S_t = S_{t-1} (diag(e^{w_t}) + a_t^T b_t) + v_t^T k_t        y_t = S_t r_t^T
 """
 
 from __future__ import annotations

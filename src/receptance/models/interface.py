@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from receptance.errors import ConfigError
 from receptance.models.layers import LayerNorm, orthogonal
 
 
@@ -27,10 +28,20 @@ class Config:
     num_layers: int
     hidden_size: int
 
+    def __post_init__(self) -> None:
+        """Refuse sizes that no model can have."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int) and value < 1:
+                raise ConfigError(f"{field.name} is {value}, but it must be at least 1.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """All that a model remembers of a batch of texts: named tensors, each `[layer, batch, ...]`."""
+    """All that a model remembers of a batch of texts: named tensors, each `[layer, batch, ...]`.
+
+    The first two fields are the inputs that the two halves of a layer saw last; the others are its memory.
+    """
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Return a state with the function applied to each of its tensors."""
@@ -44,7 +55,9 @@ class State:
     def stack(cls, layers: Sequence[tuple[Tensor, ...]]) -> Self:
         """Return the state made of what each layer handed back, in the order of the fields."""
         names = [field.name for field in fields(cls)]
-        return cls(**{name: torch.stack(ts) for name, ts in zip(names, zip(*layers, strict=True), strict=True)})
+        return cls(
+            **{name: torch.stack(ts) for name, ts in zip(names, zip(*layers, strict=True), strict=True)}
+        )
 
     def detach(self) -> Self:
         """Return the same values cut off from the gradient: truncated backpropagation through time."""
@@ -77,12 +90,22 @@ class Block(nn.Module):
     att: nn.Module
     ffn: nn.Module
 
-    def __init__(self, channel: int, layer: int, epsilon: float) -> None:
+    def __init__(self, channel: int, layer: int, epsilon: float = 1e-5) -> None:
         super().__init__()
         if layer == 0:
             self.ln0 = LayerNorm(channel, eps=epsilon)
         self.ln1 = LayerNorm(channel, eps=epsilon)
         self.ln2 = LayerNorm(channel, eps=epsilon)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the residual stream after the layer, and the layer's state in the order of its fields."""
+        time_shift, channel_shift, *memory = state
+        seen = self.ln1(x)
+        change, memory = self.att(seen, time_shift, *memory)
+        x = x + change
+        seen_by_channels = self.ln2(x)
+        x = x + self.ffn(seen_by_channels, channel_shift)
+        return x, (seen[:, -1], seen_by_channels[:, -1], *memory)
 
     def initialise(self, layer: int, num_layers: int, generator: torch.Generator | None) -> None:
         """Fill the layer with its starting values; it then adds exactly nothing."""

@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a layer stands in the network, as the recipes of initialisation see it."""
+
+    rising: float  # 0 in the first layer, 1 in the last
+    falling: float  # 1 in the first layer, near 0 in the last
+    depth: float  # 1 in the last layer, its share before
+    channel: Tensor  # 0, 1, 2, …
+    position: Tensor  # channel / channels
+    spread: Tensor  # from 0 to 1 inclusive
+
+    @classmethod
+    def of(cls, layer: int, num_layers: int, channels: int) -> Place:
+        """Return the place of a layer; the only layer of a network counts as the middle."""
+        channel = torch.arange(channels)
+        return cls(
+            rising=layer / (num_layers - 1) if num_layers > 1 else 0.5,
+            falling=1 - layer / num_layers,
+            depth=(layer + 1) / num_layers,
+            channel=channel,
+            position=channel / channels,
+            spread=channel / max(channels - 1, 1),
+        )
+
+
+def empty(*shape: int) -> nn.Parameter:
+    """Return a parameter to be filled by `initialise` or by a checkpoint."""
+    return nn.Parameter(torch.empty(shape))
 
 
 class LayerNorm(nn.LayerNorm):
@@ -31,3 +62,23 @@ def orthogonal(weight: Tensor, gain: float, generator: torch.Generator | None) -
     """Fill a matrix `[out, in]` orthogonally; a widening one gets the gain sqrt(out / in) on top."""
     rows, columns = weight.shape
     nn.init.orthogonal_(weight, gain * math.sqrt(max(rows / columns, 1.0)), generator=generator)
+
+
+class ChannelMix(nn.Module):
+    """The feed-forward half of a block in RWKV-4 and 5: squared ReLU, gated by the receptance."""
+
+    def __init__(self, channel: int, wide: int) -> None:
+        super().__init__()
+        self.time_mix_k = empty(channel)
+        self.time_mix_r = empty(channel)
+        self.key = nn.Linear(channel, wide, bias=False)
+        self.receptance = nn.Linear(channel, channel, bias=False)
+        self.value = nn.Linear(wide, channel, bias=False)
+
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        """Return the block's change of x."""
+        past = previous_token(x, shift)
+        k = self.key(torch.lerp(past, x, self.time_mix_k.to(x.dtype)))
+        r = self.receptance(torch.lerp(past, x, self.time_mix_r.to(x.dtype)))
+        change: Tensor = torch.sigmoid(r) * self.value(torch.relu(k).square())
+        return change

@@ -18,9 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from receptance import kernels
-from receptance.errors import ConfigError
 from receptance.models.interface import Block, Config, LanguageModel, State
-from receptance.models.layers import orthogonal, previous_token
+from receptance.models.layers import ChannelMix, Place, empty, orthogonal, previous_token
 
 # The exponent of an empty sum: stands for minus infinity, but stays finite so that no NaN can arise.
 EMPTY_EXPONENT = -1e30
@@ -40,9 +39,7 @@ class RWKV4Config(Config):
         """Fill in the sizes that follow from others."""
         object.__setattr__(self, "attention_size", self.attention_size or self.hidden_size)
         object.__setattr__(self, "feed_forward_size", self.feed_forward_size or 4 * self.hidden_size)
-        for name in ("vocabulary_size", "num_layers", "hidden_size", "attention_size", "feed_forward_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be at least 1.")
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +63,18 @@ class TimeMix(nn.Module):
     def __init__(self, config: RWKV4Config) -> None:
         super().__init__()
         channel, attention = config.hidden_size, config.attention_size
-        self.time_decay = nn.Parameter(torch.empty(attention))  # theta; the decay a step is e^{-e^theta}
-        self.time_first = nn.Parameter(torch.empty(attention))  # u
-        self.time_mix_k = nn.Parameter(torch.empty(channel))
-        self.time_mix_v = nn.Parameter(torch.empty(channel))
-        self.time_mix_r = nn.Parameter(torch.empty(channel))
+        self.time_decay = empty(attention)  # theta; the decay a step is e^{-e^theta}
+        self.time_first = empty(attention)  # u
+        self.time_mix_k = empty(channel)
+        self.time_mix_v = empty(channel)
+        self.time_mix_r = empty(channel)
         self.key = nn.Linear(channel, attention, bias=False)
         self.value = nn.Linear(channel, attention, bias=False)
         self.receptance = nn.Linear(channel, attention, bias=False)
         self.output = nn.Linear(attention, channel, bias=False)
 
     def forward(
-        self, x: Tensor, shift: Tensor, sums: tuple[Tensor, Tensor, Tensor]
+        self, x: Tensor, shift: Tensor, *sums: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """Return the block's change of x, and the sums (numerator, denominator, exponent) after it."""
         past = previous_token(x, shift)
@@ -85,29 +82,9 @@ class TimeMix(nn.Module):
         v = self.value(torch.lerp(past, x, self.time_mix_v.to(x.dtype)))
         r = self.receptance(torch.lerp(past, x, self.time_mix_r.to(x.dtype)))
         w = -torch.exp(self.time_decay.float() if x.dtype != torch.float64 else self.time_decay)
-        wkv, sums = kernels.wkv4(k, v, w, self.time_first.to(w.dtype), sums)
-        return self.output(torch.sigmoid(r) * wkv), sums
-
-
-class ChannelMix(nn.Module):
-    """The feed-forward half of a block: squared ReLU, gated by the receptance."""
-
-    def __init__(self, config: RWKV4Config) -> None:
-        super().__init__()
-        channel, wide = config.hidden_size, config.feed_forward_size
-        self.time_mix_k = nn.Parameter(torch.empty(channel))
-        self.time_mix_r = nn.Parameter(torch.empty(channel))
-        self.key = nn.Linear(channel, wide, bias=False)
-        self.receptance = nn.Linear(channel, channel, bias=False)
-        self.value = nn.Linear(wide, channel, bias=False)
-
-    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
-        """Return the block's change of x."""
-        past = previous_token(x, shift)
-        k = self.key(torch.lerp(past, x, self.time_mix_k.to(x.dtype)))
-        r = self.receptance(torch.lerp(past, x, self.time_mix_r.to(x.dtype)))
-        change: Tensor = torch.sigmoid(r) * self.value(torch.relu(k).square())
-        return change
+        a, b, p = sums
+        wkv, sums_after = kernels.wkv4(k, v, w, self.time_first.to(w.dtype), (a, b, p))
+        return self.output(torch.sigmoid(r) * wkv), sums_after
 
 
 class RWKV4Block(Block):
@@ -119,33 +96,19 @@ class RWKV4Block(Block):
     def __init__(self, config: RWKV4Config, layer: int) -> None:
         super().__init__(config.hidden_size, layer, config.layer_norm_epsilon)
         self.att = TimeMix(config)
-        self.ffn = ChannelMix(config)
-
-    def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the residual stream after the layer, and the layer's state in the order of RWKV4State."""
-        time_shift, channel_shift, *sums = state
-        seen = self.ln1(x)
-        change, sums_after = self.att(seen, time_shift, tuple(sums))
-        x = x + change
-        seen_by_channels = self.ln2(x)
-        x = x + self.ffn(seen_by_channels, channel_shift)
-        return x, (seen[:, -1], seen_by_channels[:, -1], *sums_after)
+        self.ffn = ChannelMix(config.hidden_size, config.feed_forward_size)
 
     def initialise(self, layer: int, num_layers: int, generator: torch.Generator | None) -> None:
         """Fill the layer with the starting values of RWKV-LM's v4neo trainer: it adds exactly nothing."""
-        rising = layer / (num_layers - 1) if num_layers > 1 else 0.5
-        falling = 1 - layer / num_layers
-        channel = torch.arange(self.ln1.normalized_shape[0])
-        position = channel / len(channel)
-        attention = torch.arange(self.att.time_decay.shape[0])
-        spread = attention / max(len(attention) - 1, 1)
-        self.att.time_decay.copy_(-5 + 8 * spread ** (0.7 + 1.3 * rising))
-        self.att.time_first.copy_(math.log(0.3) + 0.5 * ((attention + 1) % 3 - 1))
-        self.att.time_mix_k.copy_(position**falling)
-        self.att.time_mix_v.copy_(position**falling + 0.3 * rising)  # above 1 is intended
-        self.att.time_mix_r.copy_(position ** (0.5 * falling))
-        self.ffn.time_mix_k.copy_(position**falling)
-        self.ffn.time_mix_r.copy_(position**falling)
+        place = Place.of(layer, num_layers, self.att.time_mix_k.shape[0])
+        attention = Place.of(layer, num_layers, self.att.time_decay.shape[0])
+        self.att.time_decay.copy_(-5 + 8 * attention.spread ** (0.7 + 1.3 * place.rising))
+        self.att.time_first.copy_(math.log(0.3) + 0.5 * ((attention.channel + 1) % 3 - 1))
+        self.att.time_mix_k.copy_(place.position**place.falling)
+        self.att.time_mix_v.copy_(place.position**place.falling + 0.3 * place.rising)  # above 1 is intended
+        self.att.time_mix_r.copy_(place.position ** (0.5 * place.falling))
+        self.ffn.time_mix_k.copy_(place.position**place.falling)
+        self.ffn.time_mix_r.copy_(place.position**place.falling)
         orthogonal(self.att.value.weight, 1.0, generator)
         orthogonal(self.ffn.key.weight, 1.0, generator)
         silent = (self.att.key, self.att.receptance, self.att.output, self.ffn.receptance, self.ffn.value)
