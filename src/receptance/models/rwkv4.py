@@ -166,7 +166,9 @@ class RWKV4(LanguageModel[RWKV4Config, RWKV4State]):
     def __init__(self, config: RWKV4Config) -> None:
         super().__init__()
         self.config = config
-        self.emb = nn.Embedding(config.vocabulary_size, config.hidden_size)
+        # Made from an empty table, because drawing one on the meta device makes torch import its compiler.
+        table = torch.empty(config.vocabulary_size, config.hidden_size)
+        self.emb = nn.Embedding.from_pretrained(table, freeze=False)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.ln_out = LayerNorm(config.hidden_size, eps=1e-5)
         self.head = nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
