@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from receptance import atomic
+from receptance.errors import ConfigError
 
 
 def names(folder: Path) -> list[str]:
@@ -104,6 +105,6 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_folder_with_something_in_it_is_never_written_over(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine").touch()
-    with pytest.raises(FileExistsError, match="exists already"), atomic.write_folder(tmp_path / "model"):
+    with pytest.raises(ConfigError, match="exists already"), atomic.write_folder(tmp_path / "model"):
         pytest.fail("the block must not run")
     assert names(tmp_path / "model") == ["mine"]

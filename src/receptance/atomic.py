@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from receptance.errors import ConfigError
+
 
 @contextmanager
 def write(path: str | Path) -> Iterator[Path]:
@@ -46,11 +48,11 @@ def write_folder(path: str | Path) -> Iterator[Path]:
     `path` must not exist, or be an empty folder, so that the files of two writers never mix. When the block
     raises, everything it wrote is removed.
 
-    Raises FileExistsError where `path` is a file or a folder with something in it.
+    Raises ConfigError where `path` is a file, or a folder with something in it.
     """
     path = Path(path).resolve()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(f"{path} exists already. Remove it, or write to another place.")
+        raise ConfigError(f"{path} exists already. Remove it, or write to another place.")
     temporary = _beside(path)
     temporary.mkdir()
     try:

@@ -121,7 +121,9 @@ class LanguageModel(nn.Module, Generic[ConfigT, StateT]):
     def __init__(self, config: ConfigT, blocks: Iterable[Block]) -> None:
         super().__init__()
         self.config = config
-        self.emb = nn.Embedding(config.vocabulary_size, config.hidden_size)
+        # Made from an empty table, because drawing one on the meta device makes torch import its compiler.
+        table = torch.empty(config.vocabulary_size, config.hidden_size)
+        self.emb = nn.Embedding.from_pretrained(table, freeze=False)
         self.blocks = nn.ModuleList(blocks)
         self.ln_out = LayerNorm(config.hidden_size, eps=1e-5)
         self.head = nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)

@@ -1,0 +1,105 @@
+"""From one format to another, and the proof that the model is still the same."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from receptance.checkpoints.formats import FormatName
+from receptance.checkpoints.load import Checkpoint, load
+from receptance.checkpoints.save import save
+from receptance.errors import CheckpointError, ConfigError
+from receptance.models import AnyModel
+
+_NUM_TOKENS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What was converted, and how far the results are apart."""
+
+    source: Checkpoint
+    destination: Checkpoint
+    largest_difference: float  # of any logit over a few fixed tokens: what the dtype cost, or rounding alone
+    source_sha256: dict[Path, str]  # of each file with weights
+    destination_sha256: dict[Path, str]
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    format: FormatName | None = None,  # noqa: A002 - the word that users look for
+    dtype: torch.dtype | None = None,
+) -> Conversion:
+    """Write a checkpoint in another format (or dtype), load what was written and compare the two.
+
+    format  None takes it from the destination: `.safetensors`, `.pth`, or a folder for transformers
+
+    Raises CheckpointError when the source cannot be loaded, or what was written is not the same to the bit;
+    ConfigError when the destination exists, says nothing about the format or cannot hold the model.
+    """
+    destination = Path(destination)
+    format_name = format or _format_of(destination)
+    if destination.exists():
+        raise ConfigError(f"{destination} exists already. Remove it, or choose another destination.")
+    before = load(source, dtype=dtype)
+    save(
+        before.model,
+        destination,
+        tokenizer=before.tokenizer,
+        metadata=dict(before.metadata),
+        format=format_name,
+    )
+    after = load(destination)
+    original = before if dtype is None else load(source)
+    _require_same(before, after)
+    return Conversion(
+        source=original,
+        destination=after,
+        largest_difference=_largest_difference(original.model, after.model),
+        source_sha256=_sha256(original),
+        destination_sha256=_sha256(after),
+    )
+
+
+def _format_of(destination: Path) -> FormatName:
+    suffix = destination.suffix
+    if suffix == ".safetensors":
+        return "receptance"
+    if suffix == ".pth":
+        return "pth"
+    if not suffix[1:2].isalpha():  # none, or a number such as in rwkv-4.0
+        return "transformers"
+    raise ConfigError(
+        f"{destination}: {suffix!r} says nothing about the format. "
+        "Use .safetensors, .pth or a folder without suffix, or give the format."
+    )
+
+
+def _require_same(before: Checkpoint, after: Checkpoint) -> None:
+    if before.model.config != after.model.config:
+        raise CheckpointError(f"{after.path}: it holds {after.model.config} and not {before.model.config}.")
+    written = after.model.state_dict()
+    for name, tensor in before.model.state_dict().items():
+        if tensor.dtype != written[name].dtype or not torch.equal(tensor, written[name]):
+            raise CheckpointError(f"{after.path}: {name!r} is not what was written. Is the disk damaged?")
+
+
+@torch.inference_mode()
+def _largest_difference(one: AnyModel, other: AnyModel) -> float:
+    vocabulary: int = one.config.vocabulary_size
+    tokens = (torch.arange(_NUM_TOKENS) * 7919 % vocabulary).unsqueeze(0)  # a prime stride visits many rows
+    (ours, _), (theirs, _) = one(tokens), other(tokens)
+    return float((ours.double() - theirs.double()).abs().max())
+
+
+def _sha256(checkpoint: Checkpoint) -> dict[Path, str]:
+    hashes = {}
+    for path in checkpoint.files:
+        with path.open("rb") as file:
+            hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes

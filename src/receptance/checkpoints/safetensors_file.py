@@ -1,0 +1,158 @@
+"""Safetensors files: read by the library after a check that can say what is wrong, written reproducibly.
+
+The file is eight bytes with the length of the header, the header (JSON: name -> dtype, shape, place), and the
+data without gaps (github.com/huggingface/safetensors).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from receptance import atomic
+from receptance.errors import CheckpointError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+MAX_HEADER_BYTES = 100_000_000  # as the library has it
+MAX_AXES = 8
+_ALIGNMENT = 64  # the data begins at a multiple of a cache line
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors, mapped from the file without being copied, and the metadata of the header.
+
+    Changing a tensor in place changes neither the file nor what others see of it.
+
+    Raises CheckpointError, naming the tensor or the byte, when the file is cut off, inconsistent or hostile.
+    """
+    header = _read_header(path)
+    metadata = _check_metadata(path, header.pop("__metadata__", {}))
+    _check_places(path, {name: _check_entry(path, name, entry) for name, entry in header.items()})
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in header}, metadata
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: the safetensors library refuses it: {error}") from error
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and metadata, atomically and without copying those in memory.
+
+    The same tensors and metadata always give the same bytes.
+    """
+    spellings = {dtype: spelling for spelling, dtype in DTYPES.items()}
+    # The widest types first, so that each value lies at a multiple of its size.
+    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, tensor in ordered.items():
+        begin, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": spellings[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    with atomic.write(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in ordered.values():
+            file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _read_header(path: Path) -> dict[str, object]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+            raise CheckpointError(
+                f"{path}: bytes 0 to 7 promise {length:,} bytes of header, but the file has {size:,} bytes. "
+                "It is cut off, or it is not a safetensors file."
+            )
+        text = file.read(length)
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_without_duplicates)
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: byte {8 + error.start} of the header is not UTF-8.") from error
+    except json.JSONDecodeError as error:
+        raise CheckpointError(
+            f"{path}: the header is not JSON from byte {8 + error.pos} on: {error.msg}."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the header cannot be read: {error}.") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: the header is a {type(header).__name__}, but it must be an object.")
+    return header
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    names = dict(pairs)
+    if len(names) != len(pairs):
+        name, count = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{name!r} occurs {count} times")
+    return names
+
+
+def _check_metadata(path: Path, metadata: object) -> dict[str, str]:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"{path}: '__metadata__' must be an object of strings.")
+    return metadata
+
+
+def _check_entry(path: Path, name: str, entry: object) -> tuple[int, int]:
+    """Return where a tensor's data begin and end, if what the header says about it agrees with itself."""
+    match entry:
+        case {"dtype": str(spelling), "shape": [*shape], "data_offsets": [begin, end]} if len(
+            shape
+        ) <= MAX_AXES and all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+            pass
+        case _:
+            raise CheckpointError(
+                f"{path}: the header's entry for {name!r} is malformed: {str(entry)[:200]}."
+            )
+    if spelling not in DTYPES:
+        raise CheckpointError(f"{path}: {name!r} is of type {spelling}; known are {', '.join(DTYPES)}.")
+    needed = math.prod(shape) * DTYPES[spelling].itemsize
+    if end - begin != needed:
+        raise CheckpointError(
+            f"{path}: {name!r} of shape {tuple(shape)} in {spelling} needs {needed:,} bytes, but the header "
+            f"gives it {end - begin:,} (data bytes {begin:,} to {end:,})."
+        )
+    return begin, end
+
+
+def _check_places(path: Path, places: dict[str, tuple[int, int]]) -> None:
+    """Check that the tensors fill the data of the file, one behind the other."""
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+    size = path.stat().st_size
+    ordered = sorted(places.items(), key=lambda item: item[1])
+    for (_, (_, before)), (name, (begin, _)) in itertools.pairwise([("", (0, 0)), *ordered]):
+        if begin != before:
+            relation = "overlaps the tensor before it" if begin < before else "leaves a gap before it"
+            raise CheckpointError(f"{path}: {name!r} begins at data byte {begin:,} and {relation}.")
+    name, (_, end) = ordered[-1] if ordered else ("__metadata__", (0, 0))
+    if start + end != size:
+        problem = "it is cut off" if start + end > size else "it has bytes that belong to no tensor"
+        raise CheckpointError(
+            f"{path}: {name!r} ends at byte {start + end:,}, but the file has {size:,} bytes: {problem}."
+        )

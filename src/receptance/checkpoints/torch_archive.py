@@ -1,0 +1,88 @@
+"""The zip archive that `torch.save` writes, checked before torch sees it.
+
+Torch reads sizes from the pickle and places from the archive and, under memory mapping, compares neither with
+the other. Compressed or overlapping records could make a small file fill the memory.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from receptance.errors import CheckpointError
+
+MAX_PICKLE_BYTES = 32_000_000  # the pickle of a model with 61 layers has 0.2 MB
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, what the directory has too, lengths of name and extra
+
+
+@dataclass(frozen=True)
+class Record:
+    """One member of the archive: its name below the root folder, and where its bytes lie in the file."""
+
+    name: str
+    start: int  # of its header
+    begin: int
+    end: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of its contents."""
+        return self.end - self.begin
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the records that hold the numbers of tensors, in the order of the file.
+
+    Raises CheckpointError, naming the record or the byte, when the archive is not as torch writes it.
+    """
+    records = _records(path)
+    ends = [record.start for record in records[1:]] + [path.stat().st_size]
+    for record, end in zip(records, ends, strict=True):
+        if record.end > end:
+            raise CheckpointError(
+                f"{path}: record {record.name!r} ends at byte {record.end:,}, but there is room for it only "
+                f"up to byte {end:,}."
+            )
+    by_name = {record.name: record for record in records}
+    if "data.pkl" not in by_name or len(by_name) != len(records):
+        raise CheckpointError(
+            f"{path}: the zip archive holds no single 'data.pkl', so torch did not write it."
+        )
+    if "constants.pkl" in by_name:
+        raise CheckpointError(f"{path}: this is a TorchScript program, not weights. Save its state_dict().")
+    if by_name["data.pkl"].num_bytes > MAX_PICKLE_BYTES:
+        raise CheckpointError(
+            f"{path}: 'data.pkl' has more than {MAX_PICKLE_BYTES:,} bytes, so it is no model."
+        )
+    return [record for record in records if record.name.startswith("data/") and record.num_bytes]
+
+
+def _records(path: Path) -> list[Record]:
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path}: a .pth file is a zip archive and ends with its directory, but this one ends at byte "
+            f"{path.stat().st_size:,} without one: it is cut off."
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = sorted(archive.infolist(), key=lambda member: member.header_offset)
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:
+        raise CheckpointError(f"{path}: the directory of the zip archive is damaged: {error}.") from error
+    with path.open("rb") as file:
+        return [_record(path, file, member) for member in members]
+
+
+def _record(path: Path, file: BinaryIO, member: zipfile.ZipInfo) -> Record:
+    name = member.filename
+    if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
+        raise CheckpointError(f"{path}: record {name!r} is compressed, which torch never does with weights.")
+    file.seek(member.header_offset)
+    header = file.read(_LOCAL_HEADER.size)
+    if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
+        raise CheckpointError(f"{path}: record {name!r} does not begin at byte {member.header_offset:,}.")
+    _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    begin = member.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+    return Record(name.partition("/")[2], member.header_offset, begin, begin + member.file_size)

@@ -1,0 +1,102 @@
+"""What `data.json` says of a prepared folder: the tokenizer, what each split holds, and what made it.
+
+DIR/train.bin, train.idx             the documents to train on
+DIR/validation.bin, validation.idx   the documents held back; absent where nothing was
+DIR/data.json                        this description, written last: without it the folder is unfinished
+DIR/tokenizer.json                   where the tokenizer has a file of its own
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+
+from receptance import atomic
+from receptance.data.indexed import TokenStore
+from receptance.errors import DataError
+
+FILE = "data.json"
+TRAIN = "train"
+VALIDATION = "validation"
+SPLITS = (TRAIN, VALIDATION)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitStatistics:
+    """What one split holds; each document counts one end token."""
+
+    documents: NonNegativeInt
+    tokens: NonNegativeInt
+    bytes_of_text: NonNegativeInt  # as UTF-8
+    longest_document: NonNegativeInt  # in tokens
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes of text a token: nats per token / (ln 2 * this) = bits per byte."""
+        return self.bytes_of_text / self.tokens if self.tokens else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """The contents of `data.json`."""
+
+    tokenizer: str  # its name, as in the header of a checkpoint
+    tokenizer_file: str | None  # its file in the folder
+    vocabulary_size: PositiveInt
+    splits: dict[str, SplitStatistics]
+    empty: NonNegativeInt  # documents left out because they hold no text
+    undecodable: NonNegativeInt  # documents left out because they are not UTF-8
+    duplicates: NonNegativeInt  # documents left out because an equal one came before
+    made_by: dict[str, Any]  # the arguments, for the reader; no program depends on them
+
+    def write(self, folder: Path) -> None:
+        """Write `data.json`, the seal of a finished folder."""
+        contents = dataclasses.asdict(self)
+        for name, split in self.splits.items():
+            contents["splits"][name]["bytes_per_token"] = round(split.bytes_per_token, 6)
+        atomic.write_text(folder / FILE, json.dumps(contents, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_description(folder: str | Path) -> Description:
+    """Return what `data.json` says of a prepared folder.
+
+    Raises DataError where the folder is unfinished, or the file is not one that `receptance prepare` wrote.
+    """
+    path = Path(folder) / FILE
+    try:
+        contents = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: no such file, so {folder} was not made, or not finished, by `receptance prepare`."
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    try:
+        return TypeAdapter(Description).validate_python(contents, strict=True)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"]) or "the file"
+        raise DataError(f"{path}: {place}: {fault['msg']}. `receptance prepare` writes this file.") from error
+
+
+def open_split(folder: str | Path, split: str) -> TokenStore:
+    """Open one split, "train" or "validation", of a prepared folder.
+
+    Raises DataError where the folder is unfinished or damaged, or has no such split.
+    """
+    splits = read_description(folder).splits
+    if split not in splits:
+        raise DataError(f"{folder} has no split {split!r}, but only {', '.join(splits)}.")
+    store = TokenStore(Path(folder) / split)
+    described = splits[split].documents, splits[split].tokens
+    if described != (store.documents, store.tokens):
+        raise DataError(
+            f"{store.bin_path} holds {store.documents:,} documents and {store.tokens:,} tokens, but {FILE} "
+            f"beside it says {described[0]:,} and {described[1]:,}. Prepare the folder again."
+        )
+    return store
