@@ -98,8 +98,8 @@ def seconds(run: Callable[[], object], repeats: int) -> list[float]:
 def report(texts: list[str], repeats: int, pile: str | None) -> Iterator[str]:
     """Yield the lines of the table."""
     size = sum(len(text.encode()) for text in texts)
-    yield f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores; {len(texts)} files of"
-    yield f"the standard library, {size / 1e6:.2f} MB; median and best of {repeats} runs."
+    yield f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores."
+    yield f"{len(texts)} files of the standard library, {size / 1e6:.2f} MB; {repeats} runs."
     yield ""
     yield "| what | median, MB/s | best, MB/s |"
     yield "|---|---:|---:|"
