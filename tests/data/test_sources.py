@@ -61,7 +61,9 @@ def test_zst_without_an_unpacker_says_what_to_install(
 
     monkeypatch.setattr(importlib, "import_module", absent)
     (tmp_path / "a.txt.zst").write_bytes(b"\x28\xb5\x2f\xfd")
-    with pytest.raises(DataError, match=r"a\.txt\.zst: reading \.zst needs Python 3\.14 or .*backports\.zstd"):
+    with pytest.raises(
+        DataError, match=r"a\.txt\.zst: reading \.zst needs Python 3\.14 or .*backports\.zstd"
+    ):
         list(Sources([tmp_path]))
 
 

@@ -37,35 +37,24 @@ def prepare(
 ) -> None:
     """Turn text, JSON lines and folders of them into tokens to train on.
 
-    A text file is one document; .jsonl, .ndjson and .json hold one object a line, each a document. All may
-    be packed as .gz, .xz, .bz2 or .zst. Folders are searched for .txt and JSON lines, or for what --include
-    says. The output is the memory-mapped .bin/.idx store of RWKV-LM and Megatron, one for training and one
-    for validation, and a data.json that says what they hold. Ctrl-C leaves nothing behind.
-
-    Documents are held back for validation by a hash of their text, so more text or another order changes no
-    choice. Of fewer than 20 documents, each gives its last part.
-
-    For example:
-
-        receptance prepare books/ --output data/books --tokenizer bpe:4096
-        receptance prepare src/ --include "*.py" --exclude tests --output data/code
-        zcat dump.jsonl.gz | receptance prepare - --output data/dump
+    Each text file is a document, and each line of .jsonl, .ndjson and .json, an object; .gz, .xz, .bz2 and
+    .zst are unpacked. What is held back for validation follows from the text of each document; of fewer than
+    20 documents, each gives its last part. Ctrl-C leaves nothing behind.
 
     Parameters
     ----------
     sources
         Files and folders to read; - is standard input.
     output
-        The folder to make.
+        The folder to make: train.bin, train.idx, validation.bin, validation.idx, data.json.
     tokenizer
-        A name (world, 20b, bytes), the path of a vocabulary file, or bpe:4096 to learn a vocabulary of that
-        size from these texts.
+        A name (world, 20b, bytes), a vocabulary file, or bpe:4096 to learn that many tokens from these texts.
     validation_fraction
         How much to hold back for validation; 0 for nothing.
     include
-        In folders, read only files of such a name or path, as in "*.py"; may be given several times.
+        In folders, read files of such a name or path, as "*.py", instead of .txt and JSON lines; repeatable.
     exclude
-        In folders, leave out files and folders of such a name or path; may be given several times.
+        In folders, leave out files and folders of such a name or path; repeatable.
     text_field
         The field of a JSON object that holds its text.
     errors
@@ -75,11 +64,11 @@ def prepare(
     overwrite
         Replace what was prepared in the output folder before.
     """
-    from receptance.data import prepare as prepare_data
+    from receptance import data
 
     started = time.perf_counter()
     with _progress() as report:
-        description = prepare_data(
+        description = data.prepare(
             sources,
             output,
             tokenizer=tokenizer,
@@ -187,7 +176,8 @@ def _print_statistics(output: Path, description: data.Description, seconds: floa
     ]
     if left_out:
         print(f"left out: {', '.join(left_out)}")
+    megabytes = sum(split.bytes_of_text for split in description.splits.values()) / 1e6
     print(
         f"{output}: tokenizer {description.tokenizer}, {description.vocabulary_size:,} ids; "
-        f"made in {seconds:.1f} s"
+        f"made in {seconds:.1f} s, {megabytes / seconds:.1f} MB/s"
     )

@@ -8,7 +8,7 @@ from receptance.data.description import (
     read_description,
 )
 from receptance.data.indexed import TokenStore, TokenStoreWriter
-from receptance.data.prepare import Progress, prepare
+from receptance.data.preparation import Progress, prepare
 from receptance.data.sources import Sources
 from receptance.data.windows import Windows
 

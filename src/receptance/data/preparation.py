@@ -6,13 +6,13 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import receptance
 from receptance.data.description import (
     FILE,
     TRAIN,
@@ -80,18 +80,8 @@ def prepare(
     where the disk is full.
     """
     paths = [sources] if isinstance(sources, str | Path) else list(sources)
-    include, exclude, output = tuple(include), tuple(exclude), Path(output)
-    made_by = {
-        "receptance": receptance.__version__,
-        "sources": [str(path).encode(errors="surrogateescape").decode(errors="replace") for path in paths],
-        "tokenizer": tokenizer.name if isinstance(tokenizer, Tokenizer) else str(tokenizer),
-        "validation_fraction": validation_fraction,
-        "include": include,
-        "exclude": exclude,
-        "text_field": text_field,
-        "errors": errors,
-        "deduplicate": deduplicate,
-    }
+    output = Path(output)
+    named = tokenizer.name if isinstance(tokenizer, Tokenizer) else str(tokenizer)
     with ExitStack() as stack:
         made = stack.enter_context(_folder(output, overwrite))
         piped_in = STANDARD_INPUT in map(str, paths)
@@ -104,13 +94,13 @@ def prepare(
             leave_out=output,
             standard_input=stack.enter_context(keep_standard_input()) if piped_in else None,
         )
-        if not isinstance(tokenizer, Tokenizer) and not str(tokenizer).startswith(BPE):
+        if not isinstance(tokenizer, Tokenizer) and not named.startswith(BPE):
             tokenizer = load_tokenizer(tokenizer)
         split = Split.plan((digest(text) for text in texts), validation_fraction)
         preparation = _Preparation(texts, split, deduplicate, report or (lambda progress: None))
         if not isinstance(tokenizer, Tokenizer):
-            tokenizer = train_bpe(preparation.sample(), _bpe_size(str(tokenizer)))
-        return preparation.write(output, tokenizer, made_by, made)
+            tokenizer = train_bpe(preparation.sample(), _bpe_size(named))
+        return preparation.write(output, tokenizer, named, made)
 
 
 @dataclass(frozen=True)
@@ -155,17 +145,19 @@ class _Preparation:
                 heapq.heappush(heap, (-int.from_bytes(digest(piece), "big"), piece))
                 size += len(piece)
                 read += len(piece.encode())
-            while size > BPE_SAMPLE_CHARACTERS:
+            # What is kept is enough even without the piece of the largest hash: so no order matters.
+            while size - len(heap[0][1]) >= BPE_SAMPLE_CHARACTERS:
                 size -= len(heapq.heappop(heap)[1])
             if documents % REPORT_EVERY == 0:
                 self._report_progress("learning the vocabulary", documents, read)
         self._report_progress("learning the vocabulary", documents, read)
         return [piece for _, piece in sorted(heap)]
 
-    def write(
-        self, output: Path, tokenizer: Tokenizer, made_by: dict[str, Any], made: list[Path]
-    ) -> Description:
-        """Tokenise all documents into the folder, describe it, and add all files to those `made`."""
+    def write(self, output: Path, tokenizer: Tokenizer, named: str, made: list[Path]) -> Description:
+        """Tokenise all documents into the folder, describe it, and add all files to those `made`.
+
+        `named` is what the tokenizer was called by whoever asked for it.
+        """
         splits = [TRAIN, VALIDATION] if self._split.fraction else [TRAIN]
         with ExitStack() as stack:
             writers = {
@@ -200,10 +192,25 @@ class _Preparation:
             empty=self._texts.empty,
             undecodable=self._texts.undecodable,
             duplicates=self.duplicates,
-            made_by=made_by,
+            made_by=self._made_by(named),
         )
         description.write(output)
         return description
+
+    def _made_by(self, named: str) -> dict[str, Any]:
+        texts = self._texts
+        paths = [path.encode(errors="surrogateescape") for path in texts.paths]  # names may be any bytes
+        return {
+            "receptance": _version(),
+            "sources": [path.decode(errors="replace") for path in paths],
+            "tokenizer": named,
+            "validation_fraction": self._split.fraction,
+            "include": list(texts.include),
+            "exclude": list(texts.exclude),
+            "text_field": texts.text_field,
+            "errors": texts.errors,
+            "deduplicate": self._deduplicate,
+        }
 
     def _report_progress(self, stage: str, documents: int, bytes_of_text: int) -> None:
         self._report(
@@ -264,6 +271,13 @@ def _batches(parts: Iterable[tuple[str, str]]) -> Iterator[list[_Piece]]:
                 batch, size = [], 0
     if batch:
         yield batch
+
+
+def _version() -> str:
+    """Return the version of this package; the package itself may not be imported from here."""
+    with suppress(PackageNotFoundError):
+        return version("receptance")
+    return "not installed"
 
 
 def _bpe_size(name: str) -> int:
