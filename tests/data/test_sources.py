@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from receptance.data.sources import Sources, keep_standard_input
 from receptance.errors import ConfigError, DataError
@@ -248,3 +250,29 @@ def test_progress_counts_the_bytes_on_the_disk(tmp_path: Path) -> None:
     assert seen == sorted(seen)
     assert 0 < seen[0] <= size
     assert sources.bytes_read == size
+
+
+line_like = st.one_of(
+    st.binary(max_size=40),
+    st.text(max_size=20).map(lambda text: json.dumps({"text": text}).encode()),
+    st.text(max_size=20).map(lambda text: json.dumps({"text": text}, ensure_ascii=False).encode()),
+    st.recursive(st.none() | st.integers() | st.text(max_size=5), st.lists, max_leaves=5).map(
+        lambda value: json.dumps({"text": value}).encode()
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(line_like, max_size=4), errors=st.sampled_from(["strict", "replace", "skip"]))
+def test_any_bytes_are_texts_or_an_error_that_names_the_file(
+    tmp_path: Path, rows: list[bytes], errors: str
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(rows))
+    try:
+        texts = list(Sources([tmp_path / "a.jsonl"], errors=errors))
+    except DataError as error:
+        assert "a.jsonl:" in str(error)  # noqa: PT017 - either outcome is right
+    else:
+        for text in texts:
+            text.encode()
+            assert not text.isspace()

@@ -42,7 +42,7 @@ class Progress:
     stage: str  # "learning the vocabulary" or "tokenising"
     documents: int
     bytes_of_text: int  # as UTF-8
-    bytes_read: int  # of the files as they lie on the disk, of
+    bytes_read: int  # of the files, as they lie on the disk
     bytes_to_read: int
 
 
@@ -72,8 +72,9 @@ def prepare(
     documents whose text has come before. Memory grows with the longest document, not with the text (and by
     about 100 bytes a document where duplicates are sought).
 
-    Until the end, nothing takes the name of a file of `output`; whatever ends `prepare` early, Ctrl-C
-    included, leaves the folder as it was.
+    Nothing takes the name of a file of `output` before all are written; whatever ends `prepare` until then,
+    Ctrl-C included, leaves the folder as it was. Ended later, it leaves nothing, or, where it was replacing a
+    folder, one without data.json, which nobody takes for finished.
 
     Raises DataError for what cannot be read and for an `output` with something in it, unless `overwrite`;
     ConfigError for arguments that make no sense; TokenizerError where there is no such tokenizer; OSError
@@ -145,9 +146,9 @@ class _Preparation:
                 heapq.heappush(heap, (-int.from_bytes(digest(piece), "big"), piece))
                 size += len(piece)
                 read += len(piece.encode())
-            # What is kept is enough even without the piece of the largest hash: so no order matters.
-            while size - len(heap[0][1]) >= BPE_SAMPLE_CHARACTERS:
-                size -= len(heapq.heappop(heap)[1])
+                # A piece goes only if those of smaller hashes are enough: so no order changes the sample.
+                while size - len(heap[0][1]) >= BPE_SAMPLE_CHARACTERS:
+                    size -= len(heapq.heappop(heap)[1])
             if documents % REPORT_EVERY == 0:
                 self._report_progress("learning the vocabulary", documents, read)
         self._report_progress("learning the vocabulary", documents, read)
@@ -178,7 +179,7 @@ class _Preparation:
                     sum(writer.bytes_of_text for writer in writers.values()),
                 )
             statistics = {split: writer.statistics() for split, writer in writers.items()}
-            _check_presence(statistics)
+            _refuse_empty(statistics)
             _remove_description(output)
             made += [path for split in splits for path in store_files(output / split)]
         file = tokenizer.save(output)
@@ -262,9 +263,10 @@ def _batches(parts: Iterable[tuple[str, str]]) -> Iterator[list[_Piece]]:
     batch: list[_Piece] = []
     size = 0
     for split, text in parts:
-        cut = list(pieces(text, CHARACTERS_AT_ONCE))
-        for number, piece in enumerate(cut, 1):
-            batch.append(_Piece(split, piece, ends_document=number == len(cut)))
+        left = len(text)
+        for piece in pieces(text, CHARACTERS_AT_ONCE):
+            left -= len(piece)
+            batch.append(_Piece(split, piece, ends_document=left == 0))
             size += len(piece)
             if size >= CHARACTERS_AT_ONCE:
                 yield batch
@@ -287,7 +289,7 @@ def _bpe_size(name: str) -> int:
     return int(size)
 
 
-def _check_presence(statistics: dict[str, SplitStatistics]) -> None:
+def _refuse_empty(statistics: dict[str, SplitStatistics]) -> None:
     """Refuse a split without documents, which could only confuse later."""
     if not any(split.documents for split in statistics.values()):
         raise DataError("The sources hold no text: every document is empty, or was left out.")

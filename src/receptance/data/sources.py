@@ -81,10 +81,10 @@ class Sources:
         self.empty = self.undecodable = self._bytes_before = 0
         for path in self.files():
             for text in self._read(path):
-                if text.strip():
-                    yield text
-                else:
+                if not text or text.isspace():
                     self.empty += 1
+                else:
+                    yield text
 
     @property
     def bytes_read(self) -> int:
