@@ -156,9 +156,18 @@ def test_errors_name_tensors_as_the_file_does(folder: Path) -> None:
         checkpoints.load(folder)
 
 
-def test_what_transformers_cannot_run_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="attention_size is 32 and hidden_size 24"):
-        checkpoints.save(random_model(attention_size=32), tmp_path / "hf", format="transformers")
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"attention_size": 32}, "attention_size is 32 and hidden_size 24"),
+        ({"num_layers": 1}, "num_layers is 1"),
+    ],
+)
+def test_what_transformers_cannot_run_is_not_written(
+    tmp_path: Path, sizes: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        checkpoints.save(random_model(**sizes), tmp_path / "hf", format="transformers")
     assert list(tmp_path.iterdir()) == []
 
 

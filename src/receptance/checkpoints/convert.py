@@ -57,7 +57,7 @@ def convert(
         before.model,
         destination,
         tokenizer=before.tokenizer,
-        metadata=dict(before.metadata),
+        metadata=before.metadata,
         format=format_name,
     )
     if vocabulary is not None:

@@ -84,6 +84,10 @@ def write(folder: Path, tensors: Mapping[str, Tensor], config: Config, metadata:
             f"attention_size is {config.attention_size} and hidden_size {config.hidden_size}, but "
             "transformers runs only models where they are equal."
         )
+    if config.num_layers == 1:
+        raise ConfigError(
+            "num_layers is 1, but transformers builds only models with more: it divides by zero."
+        )
     dtype = tensors["head.weight"].dtype
     context_length = metadata.get("context_length", "")
     settings = {

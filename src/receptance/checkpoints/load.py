@@ -33,7 +33,7 @@ class Checkpoint:
     format: str  # "receptance", "safetensors", "pth" or "transformers"
     files: tuple[Path, ...]  # where the weights lie
     tokenizer: str | None = None  # its name, where the file gives one
-    metadata: Mapping[str, str]
+    metadata: dict[str, str]
 
 
 def load(
