@@ -176,7 +176,7 @@ def last_line_shown(*steps: Progress, width: int) -> tuple[str, str]:
 def test_the_live_line_shows_what_matters_in_80_columns() -> None:
     written, line = last_line_shown(STEP, width=80)
     assert "Training in runs/x." in written
-    assert line == "━━━━━━ step 1,234 · loss 2.346 · 1.234 bits/byte · 1:01 left · 12,345 tokens/s"
+    assert line == "━━━━━━ step 1,234 · loss 2.346 · 1.234 bits/byte · 1:01 left · 12,345 tokens/s …"
     assert last_line_shown(STEP, width=60)[1].endswith("…")
     assert last_line_shown(STEP, width=120)[1].endswith("· rate 1.0e-03 · gradient 0.50")
 

@@ -37,8 +37,13 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 def test_rewinding_forgets_what_came_after_a_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2}\n{"step": 3}\n{"st', encoding="utf-8")
-    rewind_metrics(path, 2)
+    assert rewind_metrics(path, 2) == [{"step": 1}, {"step": 2}, {"step": 2}]
     assert path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n{"step": 2}\n'
+
+
+def test_rewinding_a_log_that_is_gone_begins_a_new_one(tmp_path: Path) -> None:
+    assert rewind_metrics(tmp_path / "metrics.jsonl", 2) == []
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
 def test_a_record_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:

@@ -124,9 +124,12 @@ def test_a_used_folder_is_refused_and_left_alone(make_config: MakeConfig) -> Non
     config = make_config(max_steps=1)
     train(config)
     before = {path.name: path.read_bytes() for path in config.run.folder.iterdir()}
-    with pytest.raises(ConfigError, match=r"already holds a run .*--resume .*--run\.folder"):
+    with pytest.raises(ConfigError, match=r"already holds a run.*--resume .*--run\.folder"):
         train(config)
     assert {path.name: path.read_bytes() for path in config.run.folder.iterdir()} == before
+    (config.run.folder / "snapshot.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"no snapshot to go on from"):
+        train(config)
 
 
 def test_a_finished_run_stays_as_it_is_until_it_is_given_more(make_config: MakeConfig) -> None:
@@ -144,15 +147,31 @@ def test_a_finished_run_stays_as_it_is_until_it_is_given_more(make_config: MakeC
 
 @pytest.mark.parametrize(
     "override",
-    ["--run.seed=5", "--data.context=12", "--training.batch_size=2", "--training.accumulation=3",
-     "--training.dtype=bfloat16"],
-)  # fmt: skip
+    [
+        "--run.seed=5",
+        "--model.num_layers=3",
+        "--data.context=12",
+        "--training.batch_size=2",
+        "--training.accumulation=3",
+        "--training.dtype=bfloat16",
+    ],
+)
 def test_going_on_cannot_change_what_was_computed(make_config: MakeConfig, override: str) -> None:
     config = make_config(max_steps=1)
     train(config)
     key = override.removeprefix("--").partition("=")[0]
     with pytest.raises(ConfigError, match=rf"{key} is .* was trained with .*model\.initial="):
         train(resume_config(config.run.folder, [override, "--training.max_steps=2"]), resume=True)
+
+
+def test_going_on_needs_the_same_text(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(max_steps=1)
+    train(config)
+    (tmp_path / "text.txt").write_text("another text altogether\n" * 40, encoding="utf-8")
+    prepare(tmp_path / "text.txt", tmp_path / "data", tokenizer="bytes", validation_fraction=0.0)
+    overrides = ["--training.max_steps=2", f"--data.folder={tmp_path / 'data'}"]
+    with pytest.raises(ConfigError, match=r"'tokens': 961.* was trained on .*'tokens'.*--data\.folder"):
+        train(resume_config(config.run.folder, overrides), resume=True)
 
 
 def test_a_moved_run_folder_can_go_on(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ def snapshot() -> Snapshot:
     return Snapshot(
         position=Position(step=3, tokens=96, seconds=0.1 + 0.2),
         model={"generation": "4", "num_layers": 2},
+        data={"tokens": 1000},
         recipe={"run": {"folder": "runs/é"}},
         tensors={"master.a": torch.randn(3, 4), "step.a": torch.tensor(3.0)},
     )
@@ -23,7 +25,7 @@ def snapshot() -> Snapshot:
 def test_a_snapshot_comes_back_as_it_was(tmp_path: Path, snapshot: Snapshot) -> None:
     snapshot.save(tmp_path / "s.safetensors")
     found = load_snapshot(tmp_path / "s.safetensors")
-    assert (found.position, found.model, found.recipe) == (snapshot.position, snapshot.model, snapshot.recipe)
+    assert replace(found, tensors={}) == replace(snapshot, tensors={})
     assert found.tensors.keys() == snapshot.tensors.keys()
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in snapshot.tensors.items())
 
@@ -50,7 +52,13 @@ def test_another_file_is_no_snapshot(tmp_path: Path) -> None:
 
 def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
-    metadata = {"format": "receptance training snapshot 1", "position": "{}", "model": "{", "recipe": "{}"}
+    metadata = {
+        "format": "receptance training snapshot 1",
+        "position": "{}",
+        "model": "{",
+        "data": "{}",
+        "recipe": "{}",
+    }
     save_file({"a": torch.zeros(2)}, path, metadata=metadata)
     with pytest.raises(TrainingError, match="header of this snapshot is damaged"):
         load_snapshot(path)

@@ -56,7 +56,7 @@ def train(
         kernels.tune_allocator()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     title = f"Training in {config.run.folder}. Ctrl-C stops it and saves; it can go on later."
     watcher = LiveLine(console, title) if console.is_terminal else PlainLines(console, title)
     with watcher, training.stop_on_signals(_announce_stop) as stop:

@@ -27,6 +27,16 @@ class Corpus:
         """Return a loss in a unit that vocabularies do not change; of the split that it was measured on."""
         return nats_per_token / (math.log(2) * self.description.splits[split].bytes_per_token)
 
+    def identity(self) -> dict[str, object]:
+        """Return what tells this text from another, for a run that wants to go on with the same."""
+        training = self.description.splits[TRAIN]
+        return {
+            "tokenizer": self.description.tokenizer,
+            "documents": training.documents,
+            "tokens": training.tokens,
+            "bytes_of_text": training.bytes_of_text,
+        }
+
     def check_vocabulary(self, vocabulary_size: int) -> None:
         """See to it, before a step is spent, that a model has a row for every token.
 

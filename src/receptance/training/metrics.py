@@ -59,8 +59,8 @@ def read_metrics(path: Path) -> list[Record]:
     return records
 
 
-def rewind_metrics(path: Path, step: int) -> None:
-    """Forget the records of later steps than this, which a resumed run will write again."""
-    if path.exists():
-        kept = [record for record in read_metrics(path) if record["step"] <= step]
-        atomic.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+def rewind_metrics(path: Path, step: int) -> list[Record]:
+    """Forget the records of later steps than this, which a resumed run will write again; return the rest."""
+    kept = [record for record in read_metrics(path) if record["step"] <= step] if path.exists() else []
+    atomic.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+    return kept

@@ -81,15 +81,13 @@ class MasterAdamW:
         first parameter with one.
         """
         gradients = {name: master.grad for name, master in self._masters.items() if master.grad is not None}
-        norms = torch.stack(torch._foreach_norm(list(gradients.values()))).double()
-        norm = float(torch.linalg.vector_norm(norms))
+        norm = float(torch.nn.utils.get_total_norm(list(gradients.values())))
         if not math.isfinite(norm):
-            first = next(
-                name for name, one in zip(gradients, norms.tolist(), strict=True) if not one < math.inf
-            )
-            raise TrainingError(f"the gradient of {first!r} is not finite")
+            bad = (name for name, one in gradients.items() if not torch.linalg.vector_norm(one).isfinite())
+            raise TrainingError(f"the gradient of {next(bad, 'all parameters together')!r} is not finite")
         if 0.0 < max_norm < norm:
-            torch._foreach_mul_(list(gradients.values()), max_norm / norm)
+            for gradient in gradients.values():
+                gradient.mul_(max_norm / norm)
         for group, multiplier in zip(self._optimizer.param_groups, self._multipliers, strict=True):
             group["lr"] = learning_rate * multiplier
         self._optimizer.step()

@@ -48,9 +48,14 @@ class RunFolder:
 
     def refuse_if_used(self) -> None:
         """Raise ConfigError where a run was here already, so that none is ever overwritten."""
-        for path in (self.snapshot, self.metrics, self.checkpoint, self.config):
+        if self.snapshot.exists():
+            raise ConfigError(
+                f"{self.path} already holds a run. Go on with it by `receptance train --resume {self.path}`, "
+                "or choose another folder by --run.folder=…"
+            )
+        for path in (self.checkpoint, self.metrics, self.config):
             if path.exists():
                 raise ConfigError(
-                    f"{self.path} already holds a run ({path.name}). Go on with it by `receptance train "
-                    f"--resume {self.path}`, or choose another folder by --run.folder=…"
+                    f"{path} is there already, but no snapshot to go on from. Remove the folder, or choose "
+                    "another by --run.folder=…"
                 )

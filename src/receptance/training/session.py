@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from receptance import checkpoints
 from receptance.checkpoints.generations import GENERATIONS
 from receptance.errors import ConfigError, TrainingError
 from receptance.models import AnyModel
-from receptance.training.config import Config
+from receptance.training.config import Config, ModelConfig
 from receptance.training.corpus import Corpus, open_corpus
 from receptance.training.metrics import Record, read_metrics, rewind_metrics
 from receptance.training.optimizer import MasterAdamW
@@ -26,8 +26,7 @@ from receptance.training.trainer import Progress, Result, Trainer, Validation
 # What decides which numbers a run has computed so far; it goes on with the same, or not at all.
 FIXED = (
     "run.seed",
-    "model.initial",
-    "model.generation",
+    *(f"model.{field.name}" for field in fields(ModelConfig)),
     "data.context",
     "training.batch_size",
     "training.accumulation",
@@ -100,7 +99,7 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
 def _resumed(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
     """Return a run as it was when its snapshot was taken, and forget what it did afterwards."""
     snapshot = load_snapshot(folder.snapshot)
-    _check_same_run(config, snapshot, folder)
+    _check_same_run(config, corpus, snapshot, folder)
     model = _placed(_empty_model(**snapshot.model), config)
     corpus.check_vocabulary(model.config.vocabulary_size)
     optimizer = MasterAdamW(model, config.optimizer)
@@ -108,7 +107,7 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
         optimizer.load_state(snapshot.tensors)
     except TrainingError as error:
         raise TrainingError(f"{folder.snapshot}: {error}") from error
-    rewind_metrics(folder.metrics, snapshot.position.step)
+    records = rewind_metrics(folder.metrics, snapshot.position.step)
     save_config(config, folder.config)
     return Trainer(
         config,
@@ -118,7 +117,7 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
         folder=folder,
         position=snapshot.position,
         saved_step=snapshot.position.step,
-        validation=_last_validation(read_metrics(folder.metrics)),
+        validation=_last_validation(records),
     )
 
 
@@ -149,8 +148,13 @@ def _placed(model: AnyModel, config: Config) -> AnyModel:
     return model.cast_matrices(getattr(torch, config.training.dtype)).train()
 
 
-def _check_same_run(config: Config, snapshot: Snapshot, folder: RunFolder) -> None:
+def _check_same_run(config: Config, corpus: Corpus, snapshot: Snapshot, folder: RunFolder) -> None:
     """Raise ConfigError where the config would not go on with this run but with another."""
+    if corpus.identity() != snapshot.data:
+        raise ConfigError(
+            f"{corpus.folder} holds {corpus.identity()}, but the run in {folder.path} was trained on "
+            f"{dict(snapshot.data)}. Set --data.folder to that text, or start a new run."
+        )
     wanted, had = config_to_tables(config), snapshot.recipe
     for key in FIXED:
         section, _, name = key.partition(".")

@@ -1,6 +1,6 @@
 """All that a run needs to go on as if it had never stopped, in one safetensors file.
 
-The tensors are the optimizer's: float32 masters of the weights, and moments. Position, model and recipe
+The tensors are the optimizer's: float32 masters of the weights, and moments. Position, sizes and recipe
 stand in the file's header. Nothing else is remembered between steps: a batch follows from the seed and the
 step, and the model draws no random numbers.
 """
@@ -36,6 +36,7 @@ class Snapshot:
 
     position: Position
     model: Mapping[str, Any]  # generation and sizes
+    data: Mapping[str, Any]  # what tells one prepared text from another
     recipe: Mapping[str, Any]  # as nested tables, see recipe.config_to_tables
     tensors: Mapping[str, Tensor]
 
@@ -45,6 +46,7 @@ class Snapshot:
             "format": FORMAT,
             "position": json.dumps(asdict(self.position)),
             "model": json.dumps(self.model),
+            "data": json.dumps(self.data),
             "recipe": json.dumps(self.recipe),
         }
         safetensors_file.write(path, self.tensors, metadata)
@@ -65,6 +67,7 @@ def load_snapshot(path: Path) -> Snapshot:
         return Snapshot(
             position=Position(**json.loads(metadata["position"])),
             model=json.loads(metadata["model"]),
+            data=json.loads(metadata["data"]),
             recipe=json.loads(metadata["recipe"]),
             tensors=tensors,
         )

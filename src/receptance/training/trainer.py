@@ -203,6 +203,10 @@ class Trainer:
             total += float(nats) * targets.numel()
             count += targets.numel()
         loss = total / count
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"{self._place(self.position.step)}: the validation loss is {loss}. {self._way_back()}"
+            )
         found = Validation(
             step=self.position.step, loss=loss, bits_per_byte=self.corpus.bits_per_byte(loss, VALIDATION)
         )
@@ -221,6 +225,7 @@ class Trainer:
         snapshot = Snapshot(
             position=self.position,
             model={"generation": self.model.config.generation, **asdict(self.model.config)},
+            data=self.corpus.identity(),
             recipe=config_to_tables(self.config),
             tensors=self.optimizer.state(),
         )
