@@ -98,8 +98,9 @@ static inline Vector undrifted(const Parameters &x, Vector sum, int steps) {
   return sum + sum * (static_cast<float>(steps) * x.decay_error);
 }
 
-// What one token does. The decay is taken as w - (q - p) and not as (p + w) - q, q being the new p: q - p is exact where
-// the past wins, so the rounding of p + w, which repeats with every token, does not add up.
+// What one token does. Exponents are only ever compared by their differences, which are exact where they matter. So the
+// decay is w - (q - p) and not (p + w) - q, q being the new p: the rounding of p + w, which repeats with every token,
+// does not add up.
 struct Step {
   Vector past_y, now_y;  // weights of the past and of the token in y, before they are divided by their sum
   Vector past, now;      // weights in the sums after the token
@@ -108,9 +109,9 @@ struct Step {
 
 static inline Step step(const Parameters &x, Vector key, Vector p) {
   Step s;
-  const Vector here = larger(p, x.u + key);
-  s.past_y = exponential(p - here);
-  s.now_y = exponential(x.u + key - here);
+  const Vector lead = x.u + (key - p);  // of the token over the past
+  s.past_y = exponential(-larger(lead, Vector{}));
+  s.now_y = exponential(smaller(lead, Vector{}));
   s.p = larger(p + x.w, key);
   s.past = exponential(x.w - (s.p - p));
   s.now = exponential(key - s.p);

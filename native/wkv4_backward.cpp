@@ -6,8 +6,8 @@
 //   grad_u = sum q e^(u+k) (v - y)               grad_w = sum e^w (G_A A + G_B B), A and B before the token
 //   before the token: G_A = e^w G_A + q,  G_B = e^w G_B - q y
 //
-// G_A A + G_B B shrinks by grad_k with every token passed on the way back: the sum for grad_w needs no A and B but those
-// at the end of a block.
+// grad_w could be had from grad_k and grad_u alone, but only as a difference of large sums: nothing would be left of it
+// in the channels that forget fast, where it is small.
 
 #include "wkv4.h"
 
@@ -24,34 +24,33 @@ struct Gradients {
 template <class In, class Out>
 void backward_flat(const Parameters &x, Vector m, const Sums &start, Vector p_end, const In &k, const In &v,
                    const In &grad_y, const Out &grad_k, const Out &grad_v, int steps, Gradients &gradients) {
-  Vector es[BLOCK], ys[BLOCK], qs[BLOCK];  // e^(k-m), y, q
+  Vector as[BLOCK], bs[BLOCK], es[BLOCK], inverses[BLOCK];  // a, b before the token; e^(k-m); one over D
   const Vector in = exponential(start.p - m), out = exponential(m - p_end);
   Vector a = start.a * in, b = start.b * in;
   for (int t = 0; t < steps; ++t) {
-    const Vector value = v[t], e = exponential_within_87(k[t] - m), now = x.bonus * e, inverse = 1.0f / (b + now);
+    const Vector e = exponential_within_87(k[t] - m);
+    as[t] = a;
+    bs[t] = b;
     es[t] = e;
-    ys[t] = (a + now * value) * inverse;
-    qs[t] = grad_y[t] * inverse;
-    a = x.decay * a + e * value;
+    inverses[t] = 1.0f / (b + x.bonus * e);
+    a = x.decay * a + e * v[t];
     b = x.decay * b + e;
   }
   Vector grad_a = gradients.a * out, grad_b = gradients.b * out, grad_w = {}, grad_u = {};
-  Vector held = grad_a * a + grad_b * b;
   for (int t = steps - 1; t >= 0; --t) {
-    const Vector value = v[t], e = es[t], q = qs[t], y = ys[t];
-    const Vector now = q * x.bonus * e, by_bonus = now * (value - y), by_sums = e * (grad_a * value + grad_b);
-    grad_k.set(t, by_bonus + by_sums);
-    grad_v.set(t, now + e * grad_a);
+    const Vector value = v[t], e = es[t], now = x.bonus * e;
+    const Vector y = (as[t] + now * value) * inverses[t], q = grad_y[t] * inverses[t];
+    const Vector by_bonus = q * now * (value - y);
+    grad_k.set(t, by_bonus + e * (grad_a * value + grad_b));
+    grad_v.set(t, q * now + e * grad_a);
     grad_u += by_bonus;
-    held -= by_sums;  // = e^w (G_A A + G_B B), A and B before the token
-    grad_w += held;
-    held -= by_bonus;
+    grad_w += grad_a * as[t] + grad_b * bs[t];
     grad_a = x.decay * grad_a + q;
     grad_b = x.decay * grad_b - q * y;
   }
   gradients.a = undrifted(x, grad_a * in, steps);
   gradients.b = undrifted(x, grad_b * in, steps);
-  gradients.w += widen(grad_w);
+  gradients.w += widen(x.decay * grad_w);
   gradients.u += widen(grad_u);
 }
 
