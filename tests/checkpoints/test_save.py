@@ -101,3 +101,10 @@ def test_saving_changes_nothing_in_the_model(tmp_path: Path) -> None:
     assert model.training
     assert_same_weights(model, random_model())
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_format_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="format is 'onnx', but it must be one of receptance, pth, transformers"
+    ):
+        checkpoints.save(random_model(), tmp_path / "a", format="onnx")  # type: ignore[arg-type]  # the error
