@@ -243,7 +243,7 @@ def test_values_too_large_for_the_dtype_are_refused(tmp_path: Path) -> None:
 NAMES = list(random_model(num_layers=2).state_dict())
 
 
-@pytest.mark.parametrize(("place", "name"), enumerate(NAMES))
+@pytest.mark.parametrize(("place", "name"), list(enumerate(NAMES)))
 def test_a_value_that_is_not_finite_is_found_in_every_tensor(tmp_path: Path, place: int, name: str) -> None:
     tensors = official(random_model(num_layers=2))
     value = (math.nan, math.inf, -math.inf)[place % 3]
