@@ -103,6 +103,15 @@ def test_the_prompt_comes_from_a_file_or_a_pipe_less_one_line_break(
         assert as_json(capsys, model, *arguments, *BASE)["prompt"] == prompt
 
 
+def test_where_there_is_nothing_to_read_a_document_is_started(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # as in a process whose standard input was closed
+    result = as_json(capsys, model, *BASE)
+    assert (result["prompt"], result["prompt_tokens"]) == ("", 0)
+    assert result["text"] == load(model).generate("", max_tokens=12, seed=3)
+
+
 def test_a_prompt_may_begin_with_a_hyphen_and_is_taken_as_it_is(
     model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from receptance.errors import ConfigError
 from receptance.inference.generate import Piece, generate, read
-from receptance.inference.sampling import Sampling
+from receptance.inference.sampling import Sampling, sample, uniform
 from receptance.tokenizers import load_tokenizer
 from tests.inference.models import Scripted, random_model
 
@@ -61,6 +61,14 @@ def test_an_empty_prompt_starts_a_document() -> None:
     model = Scripted(b"a")
     list(generate(model, BYTES, [], max_tokens=1, sampling=GREEDY))
     assert model.read == [[BYTES.end_of_text]]
+
+
+def test_each_token_is_drawn_by_the_chance_of_its_position() -> None:
+    model, sampling, tokens = random_model(), Sampling(temperature=1.5, top_p=0.9, seed=8), list(b"Once")
+    for piece in generate(model, BYTES, tokens[:], max_tokens=12, sampling=sampling):
+        logits, _ = read(model, torch.tensor([tokens]))
+        tokens.append(int(sample(logits[0], sampling, uniform(8, len(tokens)))))
+        assert piece.token == tokens[-1]
 
 
 def test_the_same_seed_writes_the_same_and_another_seed_something_else() -> None:

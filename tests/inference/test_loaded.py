@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,17 +45,14 @@ def test_a_state_carries_all_of_the_text_before_and_is_not_changed(run_folder: P
 
 def test_streamed_pieces_join_to_the_generated_text(run_folder: Path) -> None:
     lm = load(run_folder)
-    settings = {
-        "max_tokens": 60,
-        "temperature": 1.2,
-        "top_p": 0.9,
-        "top_k": 100,
-        "seed": 4,
-        "stop": ["\x01", "e"],
-    }
-    pieces = list(lm.stream("Once upon a time", **settings))  # type: ignore[arg-type]  # a mixed dict
-    assert "".join(pieces) == lm.generate("Once upon a time", **settings)  # type: ignore[arg-type]
+    stream = partial(lm.stream, "Once", max_tokens=60, temperature=1.2, top_p=0.9, top_k=100, seed=4)
+    generate = partial(lm.generate, "Once", max_tokens=60, temperature=1.2, top_p=0.9, top_k=100, seed=4)
+    pieces = list(stream())
+    assert "".join(pieces) == generate()
+    assert len(pieces) > 10
     assert all(pieces)
+    stop = generate()[20:23]
+    assert "".join(stream(stop=stop)) == generate(stop=stop) == generate().partition(stop)[0]
 
 
 def test_a_seed_reproduces_and_no_seed_does_not(run_folder: Path) -> None:

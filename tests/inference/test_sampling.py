@@ -149,6 +149,14 @@ def test_what_is_drawn_always_has_a_probability(
     assert probabilities[sample(logits, sampling, chance)] > 0
 
 
+def test_the_largest_chance_still_draws_a_candidate() -> None:
+    """Sums of probabilities round to below one as often as not."""
+    logits = torch.randn(500, 100, generator=torch.Generator().manual_seed(3))
+    logits[:, -1] = -math.inf
+    chances = torch.full((500,), 1 - 2**-53, dtype=torch.float64)
+    assert int(sample(logits, Sampling(top_p=1), chances).max()) < 99
+
+
 @settings(deadline=None)
 @given(st.integers(0, SEEDS - 1), st.integers(0, 2**40))
 def test_chance_is_a_function_of_seed_and_position(seed: int, position: int) -> None:

@@ -162,7 +162,7 @@ def _prompt(text: str | None, file: Path | None) -> str:
         raise ConfigError(
             "--prompt and --prompt-file were both given, but there is one prompt: leave one out."
         )
-    if text is None and file is None and sys.stdin.isatty():
+    if text is None and file is None and (sys.stdin is None or sys.stdin.isatty()):
         return ""
     if text is not None:
         # What the shell passed on that is not UTF-8 comes as lone surrogates.

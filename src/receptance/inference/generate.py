@@ -111,7 +111,7 @@ def _pieces(
         else:
             reason = "length" if position == end - 1 else None
             text = stops.feed(decoder.feed(token))
-        if reason and not stops.is_found:
+        if reason:
             text += stops.feed(decoder.flush()) + stops.flush()
         if stops.is_found:
             reason = "stop"
