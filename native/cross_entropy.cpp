@@ -32,26 +32,34 @@ float largest(const Element *x, std::int64_t count) {
   return top;
 }
 
+// Write e^(x - top) to `exponentials` and return their sum.
 template <class Element>
-double sum_of_exponentials(const Element *x, std::int64_t count, float top) {
+double exponentiate(const Element *x, std::int64_t count, float top, float *exponentials) {
   Vector sums[2] = {};
   std::int64_t i = 0;
-  for (; i + 2 * LANES <= count; i += 2 * LANES)
-    for (int part = 0; part < 2; ++part) sums[part] += exponential(load(x + i + part * LANES) - top);
-  for (; i + LANES <= count; i += LANES) sums[0] += exponential(load(x + i) - top);
-  if (i < count) sums[1] += exponential(load_end(x, i, count) - top);
+  for (; i + 2 * LANES <= count; i += 2 * LANES) {
+    for (int part = 0; part < 2; ++part) {
+      const Vector e = exponential(load(x + i + part * LANES) - top);
+      sums[part] += e;
+      store(e, exponentials + i + part * LANES);
+    }
+  }
+  for (; i < count; i += LANES) {
+    const bool whole = i + LANES <= count;
+    const Vector e = exponential((whole ? load(x + i) : load_end(x, i, count)) - top);
+    sums[0] += e;
+    store(e, exponentials + i);
+  }
   double sum = 0.0;
   for (int lane = 0; lane < LANES; ++lane) sum += static_cast<double>(sums[0][lane]) + sums[1][lane];
   return sum;
 }
 
-// Overwrite the logits with their probabilities.
 template <class Element>
-void normalise(Element *x, std::int64_t count, float top, float inverse) {
+void scale(const float *from, std::int64_t count, float factor, Element *to) {
   std::int64_t i = 0;
-  for (; i + LANES <= count; i += LANES) store(exponential(load(x + i) - top) * inverse, x + i);
-  if (i < count)
-    store_some(exponential(load_end(x, i, count) - top) * inverse, x + i, static_cast<int>(count - i));
+  for (; i + LANES <= count; i += LANES) store(load(from + i) * factor, to + i);
+  if (i < count) store_some(load(from + i) * factor, to + i, static_cast<int>(count - i));
 }
 
 // The first of the largest logits; -1 when there is none because of a NaN.
@@ -72,7 +80,7 @@ float read(const Element *x) {
 }
 
 template <class Element>
-void token_loss(const CrossEntropy &args, std::int64_t token) {
+void token_loss(const CrossEntropy &args, std::int64_t token, float *exponentials) {
   const std::int64_t count = args.vocabulary, target = args.targets[token];
   Element *x = static_cast<Element *>(args.logits) + token * count;
   args.nll[token] = args.top[token] = 0.0f;
@@ -81,24 +89,23 @@ void token_loss(const CrossEntropy &args, std::int64_t token) {
     return;
   }
   const float top = largest(x, count), at_target = read(x + target);
-  const double sum = sum_of_exponentials(x, count, top);
+  const double sum = exponentiate(x, count, top, exponentials);
   args.nll[token] = static_cast<float>(__builtin_log(sum) - (static_cast<double>(at_target) - top));
   args.top[token] = top;
   if (!args.gradient) return;
 
   const std::int64_t peak = args.max_logit_weight != 0.0f ? find(x, count, top) : -1;
-  const float inverse = static_cast<float>(1.0 / sum);
-  const float probability = exponential(all(at_target - top))[0] * inverse;
-  normalise(x, count, top, inverse);
-  const float penalty = args.max_logit_weight * top;
+  const float inverse = static_cast<float>(1.0 / sum), penalty = args.max_logit_weight * top;
+  scale(exponentials, count, inverse, x);
+  const float probability = exponentials[target] * inverse;
   store_some(all(probability - 1.0f + (peak == target ? penalty : 0.0f)), x + target, 1);
   if (peak >= 0 && peak != target) store_some(all(inverse + penalty), x + peak, 1);
 }
 
 }  // namespace
 
-void cross_entropy(const CrossEntropy &args, std::int64_t token) {
-  args.type == Type::float32 ? token_loss<float>(args, token) : token_loss<bfloat16>(args, token);
+void cross_entropy(const CrossEntropy &args, std::int64_t token, float *scratch) {
+  args.type == Type::float32 ? token_loss<float>(args, token, scratch) : token_loss<bfloat16>(args, token, scratch);
 }
 
 }  // namespace receptance::RECEPTANCE_LEVEL

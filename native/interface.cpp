@@ -1,6 +1,8 @@
 // The kernels as Python calls them: pointers and sizes in, the work shared between threads. Python has checked shapes,
 // types and contiguity; every pointer is to a contiguous array as described in table.h.
 
+#include <vector>
+
 #include "dispatch.h"
 #include "export.h"
 #include "threads.h"
@@ -73,7 +75,10 @@ RECEPTANCE_EXPORT void receptance_cross_entropy(int type, void *logits, const st
   const auto kernel = receptance::kernels().cross_entropy;
   const std::int64_t piece = 1 + least_work / vocabulary;  // tokens
   receptance::for_each(threads, (tokens + piece - 1) / piece, [&](std::int64_t index) {
+    static thread_local std::vector<float> scratch;  // a row in full precision, kept for the next call
+    constexpr std::int64_t lanes = receptance::CROSS_ENTROPY_LANES;
+    scratch.resize((vocabulary + lanes - 1) / lanes * lanes);
     const std::int64_t end = (index + 1) * piece < tokens ? (index + 1) * piece : tokens;
-    for (std::int64_t token = index * piece; token < end; ++token) kernel(args, token);
+    for (std::int64_t token = index * piece; token < end; ++token) kernel(args, token, scratch.data());
   });
 }

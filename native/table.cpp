@@ -6,7 +6,7 @@ namespace receptance::RECEPTANCE_LEVEL {
 
 void wkv4_forward(const Wkv4Forward &, std::int64_t row, std::int64_t begin, std::int64_t end);
 void wkv4_backward(const Wkv4Backward &, std::int64_t row, std::int64_t begin, std::int64_t end);
-void cross_entropy(const CrossEntropy &, std::int64_t token);
+void cross_entropy(const CrossEntropy &, std::int64_t token, float *scratch);
 
 #define TEXT_OF(name) #name
 #define NAME_OF(name) TEXT_OF(name)

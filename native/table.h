@@ -13,7 +13,8 @@
 
 namespace receptance {
 
-constexpr int WKV4_BLOCK = 16;  // tokens from one checkpoint to the next
+constexpr int WKV4_BLOCK = 16;           // tokens from one checkpoint to the next
+constexpr int CROSS_ENTROPY_LANES = 16;  // at least those of the widest level
 
 enum class Type : int { float32 = 0, bfloat16 = 1 };
 
@@ -60,8 +61,8 @@ struct Table {
   // The channels begin to end of one row of the batch.
   void (*wkv4_forward)(const Wkv4Forward &, std::int64_t row, std::int64_t begin, std::int64_t end);
   void (*wkv4_backward)(const Wkv4Backward &, std::int64_t row, std::int64_t begin, std::int64_t end);
-  // One token.
-  void (*cross_entropy)(const CrossEntropy &, std::int64_t token);
+  // One token. The scratch holds the vocabulary rounded up to a multiple of CROSS_ENTROPY_LANES.
+  void (*cross_entropy)(const CrossEntropy &, std::int64_t token, float *scratch);
 };
 
 }  // namespace receptance

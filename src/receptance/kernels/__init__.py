@@ -1,7 +1,8 @@
 """The operators that RWKV needs: each a contract, a reference that anyone can read, and fast versions."""
 
+from receptance.kernels.allocator import tune_allocator
 from receptance.kernels.cross_entropy import linear_cross_entropy
 from receptance.kernels.dispatch import Row, available, implementations, use
 from receptance.kernels.wkv4 import wkv4
 
-__all__ = ["Row", "available", "implementations", "linear_cross_entropy", "use", "wkv4"]
+__all__ = ["Row", "available", "implementations", "linear_cross_entropy", "tune_allocator", "use", "wkv4"]

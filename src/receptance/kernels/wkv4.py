@@ -227,6 +227,10 @@ def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]
     return *given, None, None
 
 
+def _differentiate_twice(*_: object) -> None:
+    raise KernelError("wkv4: only the implementation 'reference' has second derivatives")
+
+
 torch.library.define(
     "receptance::wkv4",
     "(Tensor k, Tensor v, Tensor w, Tensor u, Tensor a, Tensor b, Tensor p, str? implementation, bool keep)"
@@ -245,3 +249,4 @@ torch.library.define(
 )
 torch.library.impl("receptance::wkv4_backward", "default", _backward)
 torch.library.register_fake("receptance::wkv4_backward", _backward_shapes)
+torch.library.register_autograd("receptance::wkv4_backward", _differentiate_twice)

@@ -1,9 +1,9 @@
 """WKV-4 in a few large torch operations, on any device: the recurrence cut into blocks that run side by side.
 
 Symbols as in `wkv4`. A block of tokens maps the sums (a, b, p) before it to those after it, and two such maps
-join into one. So the blocks are first summed up on their own, then joined by doubling (1, 2, 4, ... blocks), and
-with the sums before every block known, all blocks step through their tokens at the same time. Exponentials are
-only taken of numbers not far above zero: nothing overflows, in float32 or float64, for any k and w.
+join into one. So the blocks are first summed up on their own, then joined by doubling (1, 2, 4, ... blocks),
+and with the sums before every block known, all blocks step through their tokens at the same time. Only
+numbers not far above zero are exponentiated: nothing overflows, in float32 or float64, for any k and w.
 
 Axes here: batch, block, step (within the block), channel. The last block is filled up with steps that do
 nothing: their k is -inf, and nothing decays; a text shorter than a block is a block of its own length.
@@ -174,7 +174,7 @@ def _step_through(
 
 
 def _back_over_blocks(own: Tensor, factor: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """Run `before = own + factor * after` back from `last`; return all `after`, and `before` the first block."""
+    """Run `before = own + factor * after` back from `last`; return all `after`, and the first `before`."""
     x = torch.cat([own[:, :-1], own[:, -1:] + factor[:, -1:] * last[:, None]], dim=1)
     n = 1
     while n < own.shape[1]:
