@@ -73,6 +73,20 @@ def test_json_says_all(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert float(str(result["decode_tokens_per_second"])) > 0
 
 
+def test_json_is_whole_where_the_output_holds_no_such_characters(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = as_json(capsys, model, "--prompt", "漢", *BASE)
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
+    assert main(["generate", model, "--prompt", "漢", *BASE, "--json"]) == 0
+    assert json.loads(output.getvalue())["prompt"] == "漢"
+    assert json.loads(output.getvalue())["text"] == expected["text"]
+    assert main(["generate", model, "--prompt", "漢", *BASE]) == 0  # text has question marks instead
+    assert "\ufffd" in str(expected["text"])
+    assert b"?" in output.getvalue().splitlines()[-1]
+
+
 def test_a_single_token_has_no_decoding_speed(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert as_json(capsys, model, "--prompt", "a", "-n", "1")["decode_tokens_per_second"] is None
 

@@ -127,6 +127,11 @@ def test_nan_never_passes() -> None:
     ).passed
 
 
+def test_tokens_that_the_model_does_not_know_are_refused() -> None:
+    with pytest.raises(ConfigError, match="Token 256 is unknown"):
+        verify(random_model(), torch.tensor([[1, 256]]))
+
+
 def test_a_single_token_cannot_be_split() -> None:
     with pytest.raises(ConfigError, match="at least 2 tokens, but there are 1"):
         verify(random_model(), TOKENS[:, :1])

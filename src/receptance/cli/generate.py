@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass, field
@@ -62,7 +61,7 @@ def generate(
     seed
         Makes the text repeatable; a fresh one where none is given.
     stop
-        End where this text would come; may be given several times. A line break is $'\\n' in most shells.
+        End where this text would come; may be given several times. A line break is $'\n' in most shells.
     as_json
         Print one JSON object: prompt, text, tokens, finish_reason, seed and speeds.
     dtype
@@ -84,14 +83,13 @@ def generate(
     pieces = lm.pieces(tokens, max_tokens=max_tokens, sampling=sampling, stop=stop or ())
     if not as_json and sys.stdout.isatty():
         terminal.write_dim(text)
-    report = Report(prompt=text, prompt_tokens=len(tokens), seed=seed)
-    report.started = time.perf_counter()
+    report = Report(prompt=text, prompt_tokens=len(tokens), seed=seed, started=time.perf_counter())
     for piece in pieces:
         report.add(piece)
         if not as_json:
             terminal.write(piece.text)
     if as_json:
-        print(json.dumps(report.as_dict(), ensure_ascii=False, allow_nan=False))
+        terminal.print_json(report.as_dict())
     else:
         terminal.write("" if report.text.endswith("\n") else "\n")
         terminal.note(report.summary())
@@ -104,10 +102,10 @@ class Report:
     prompt: str
     prompt_tokens: int
     seed: int
+    started: float
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     finish_reason: str | None = None
-    started: float = 0.0
     times: list[float] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,8 +36,7 @@ def info(
     subject = Installation.here() if model is None else Model.at(model)
     kernels = Kernel.all()
     if as_json:
-        facts = asdict(subject) | {"kernels": [asdict(kernel) for kernel in kernels]}
-        print(json.dumps(facts, ensure_ascii=False))
+        terminal.print_json(asdict(subject) | {"kernels": [asdict(kernel) for kernel in kernels]})
         return
     terminal.print_facts(subject.title, subject.facts())
     print()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 
@@ -24,6 +25,12 @@ def write(text: str) -> None:
     text = harmless(text) if sys.stdout.isatty() else text
     sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
     sys.stdout.flush()
+
+
+def print_json(value: Mapping[str, object]) -> None:
+    """Print one object on one line, for programs; characters that the output cannot hold are escaped."""
+    encoding = (sys.stdout.encoding or "utf-8").lower().replace("-", "")
+    print(json.dumps(value, ensure_ascii=encoding != "utf8", allow_nan=False))
 
 
 def write_dim(text: str) -> None:

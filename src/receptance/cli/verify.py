@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,7 +74,7 @@ def verify(
         ids = torch.randint(lm.config.vocabulary_size, (1, tokens or DEFAULT_TOKENS), generator=seeded)
     verification = inference.verify(lm.model, ids, float64=float64)
     if as_json:
-        print(json.dumps(_as_dict(verification)))
+        terminal.print_json(_as_dict(verification))
     else:
         _print(verification)
     return 0 if verification.passed else 1

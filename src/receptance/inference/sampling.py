@@ -30,7 +30,7 @@ FEW = 1024
 
 
 def fresh_seed() -> int:
-    """Return a seed that nobody has used before; short enough for every JSON reader to keep it exact."""
+    """Return a seed at random, short enough for every JSON reader to keep it exact."""
     return secrets.randbits(48)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from receptance import kernels
 from receptance.errors import ConfigError, KernelError
+from receptance.inference.generate import require_known
 from receptance.models import AnyModel
 
 # Allowed differences, as a share of the largest logit. Random models of 24 layers show 2e-6 in float32 and,
@@ -73,11 +74,12 @@ def verify(model: AnyModel, tokens: Int[Tensor, "batch time"], *, float64: bool 
 
     float64  whether to compare with a copy of the model in float64 too, which takes 8 bytes a parameter
 
-    Raises ConfigError when there are fewer than two tokens, as nothing could be split then.
+    Raises ConfigError when a token is unknown to the model, or there are fewer than two: nothing to split.
     """
     time = tokens.shape[1]
     if time < 2:
         raise ConfigError(f"A model is verified with at least 2 tokens, but there are {time}.")
+    require_known(tokens, model.config.vocabulary_size)
     tokens = tokens.to(model.device)
     expected = _read(model, tokens, [time])
     differences = []
