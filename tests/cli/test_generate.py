@@ -191,9 +191,11 @@ def test_files_that_are_not_there_or_not_files_are_named(
 def run_on_terminal(*arguments: str) -> tuple[str, int]:
     """Run the program with a terminal for output, and nothing to read; return what it showed."""
     leader, follower = pty.openpty()
-    program = [sys.executable, "-m", "receptance", *arguments]
+    program = [sys.executable, "-c", "import sys; from receptance.cli.main import main; sys.exit(main())"]
     environment = {**os.environ, "TERM": "xterm", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(program, stdin=follower, stdout=follower, stderr=follower, env=environment)
+    process = subprocess.Popen(
+        [*program, *arguments], stdin=follower, stdout=follower, stderr=follower, env=environment
+    )
     os.close(follower)
     shown = b""
     while True:

@@ -20,9 +20,13 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
     """Start the program with pipes."""
-    program = [sys.executable, "-m", "receptance", *arguments]
+    program = [sys.executable, "-c", "import sys; from receptance.cli.main import main; sys.exit(main())"]
     return subprocess.Popen(
-        program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+        [*program, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
     )
 
 

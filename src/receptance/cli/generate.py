@@ -4,88 +4,76 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from receptance.cli import terminal
+from receptance.cli import options, terminal
 from receptance.errors import ConfigError
 
 if TYPE_CHECKING:
     from receptance.inference import Piece
 
-DtypeName = Literal["float32", "bfloat16", "float16", "float64"]
+
+PROMPT = Parameter(alias="-p", allow_leading_hyphen=True, help="The text to continue.")
+PROMPT_FILE = Parameter(
+    allow_leading_hyphen=True, help="A UTF-8 file with the text to continue; - is standard input."
+)
+MAX_TOKENS = Parameter(alias="-n", help="Stop after so many tokens.")
+TEMPERATURE = Parameter(help="Above 1 more surprising, below 1 less; 0 always takes the most likely token.")
+TOP_P = Parameter(help="Draw among the most likely tokens that together have this probability; 1 is off.")
+TOP_K = Parameter(help="Draw among so many of the most likely tokens; 0 is off.")
+SEED = Parameter(help="Makes the text repeatable; a fresh one where none is given.")
+STOP = Parameter(
+    allow_leading_hyphen=True,
+    negative="",
+    help=r"End where this text would come; may be given several times. A line break is $'\n' in most shells.",
+)
 
 
 def generate(
-    model: Path,
+    model: options.Model,
     /,
     *,
-    prompt: Annotated[str | None, Parameter(alias="-p", allow_leading_hyphen=True)] = None,
-    prompt_file: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
-    max_tokens: Annotated[int, Parameter(alias="-n")] = 100,
-    temperature: float = 1.0,
-    top_p: float = 0.85,
-    top_k: int = 0,
-    seed: int | None = None,
-    stop: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True, negative="")] = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative="", show_default=False)] = False,
-    dtype: DtypeName | None = None,
-    device: str = "cpu",
-    tokenizer: str | None = None,
+    prompt: Annotated[str | None, PROMPT] = None,
+    prompt_file: Annotated[Path | None, PROMPT_FILE] = None,
+    max_tokens: Annotated[int, MAX_TOKENS] = 100,
+    temperature: Annotated[float, TEMPERATURE] = 1.0,
+    top_p: Annotated[float, TOP_P] = 0.85,
+    top_k: Annotated[int, TOP_K] = 0,
+    seed: Annotated[int | None, SEED] = None,
+    stop: Annotated[list[str] | None, STOP] = None,
+    as_json: options.Json = False,
+    dtype: options.Dtype = None,
+    device: options.Device = "cpu",
+    tokenizer: options.Tokenizer = None,
 ) -> None:
-    r"""Continue a text: read it in parallel, then write token by token as an RNN.
+    """Continue a text: read it in parallel, then write token by token as an RNN.
 
     The prompt comes from --prompt, --prompt-file or what is piped in (one line break at the end of a file or
     a pipe is dropped). Without any, the model starts a new document. The text goes to standard output as it
     comes, on a terminal after the prompt and with control characters made visible.
-
-    Parameters
-    ----------
-    model
-        A checkpoint: a file, a Hugging Face folder or a run folder.
-    prompt
-        The text to continue.
-    prompt_file
-        A UTF-8 file with the text to continue; - is standard input.
-    max_tokens
-        Stop after so many tokens.
-    temperature
-        Above 1 more surprising, below 1 less; 0 always takes the most likely token.
-    top_p
-        Draw among the most likely tokens that together have this probability; 1 is off.
-    top_k
-        Draw among so many of the most likely tokens; 0 is off.
-    seed
-        Makes the text repeatable; a fresh one where none is given.
-    stop
-        End where this text would come; may be given several times. A line break is $'\n' in most shells.
-    as_json
-        Print one JSON object: prompt, text, tokens, finish_reason, seed and speeds.
-    dtype
-        Number format of the matrices; that of the file where none is given.
-    device
-        Where to run: cpu, cuda, cuda:1, …
-    tokenizer
-        A vocabulary file, or a name such as bytes; found beside the model where none is given.
     """
     text = _prompt(prompt, prompt_file)
-    import torch
-
-    from receptance.inference import Sampling, fresh_seed, load
+    from receptance.inference import Sampling, fresh_seed
 
     seed = fresh_seed() if seed is None else seed
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-    lm = load(model, dtype=getattr(torch, dtype) if dtype else None, device=device, tokenizer=tokenizer)
+    lm = options.load(model, dtype, device, tokenizer)
     tokens = lm.tokenizer.encode(text)
     pieces = lm.pieces(tokens, max_tokens=max_tokens, sampling=sampling, stop=stop or ())
+    report = Report(prompt=text, prompt_tokens=len(tokens), seed=seed)
+    _write(report, pieces, as_json)
+
+
+def _write(report: Report, pieces: Iterable[Piece], as_json: bool) -> None:
+    """Write the text as it comes, or a report of it when it is whole."""
     if not as_json and sys.stdout.isatty():
-        terminal.write_dim(text)
-    report = Report(prompt=text, prompt_tokens=len(tokens), seed=seed, started=time.perf_counter())
-    for piece in pieces:
-        report.add(piece)
+        terminal.write_dim(report.prompt)
+    for piece in report.watch(pieces):
         if not as_json:
             terminal.write(piece.text)
     if as_json:
@@ -102,18 +90,21 @@ class Report:
     prompt: str
     prompt_tokens: int
     seed: int
-    started: float
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     finish_reason: str | None = None
+    started: float = 0.0
     times: list[float] = field(default_factory=list)
 
-    def add(self, piece: Piece) -> None:
-        """Take note of a token that has just come."""
-        self.times.append(time.perf_counter())
-        self.tokens.append(piece.token)
-        self.text += piece.text
-        self.finish_reason = piece.finish_reason
+    def watch(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """Pass the pieces on, and take note of each and of when it came."""
+        self.started = time.perf_counter()
+        for piece in pieces:
+            self.times.append(time.perf_counter())
+            self.tokens.append(piece.token)
+            self.text += piece.text
+            self.finish_reason = piece.finish_reason
+            yield piece
 
     @property
     def prefill_rate(self) -> float:

@@ -5,33 +5,19 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 import receptance
-from receptance.cli import terminal
+from receptance.cli import options, terminal
 from receptance.errors import TokenizerError
 
 
-def info(
-    model: Path | None = None,
-    /,
-    *,
-    as_json: Annotated[bool, Parameter(name="--json", negative="", show_default=False)] = False,
-) -> None:
+def info(model: options.Model | None = None, /, *, as_json: options.Json = False) -> None:
     """Describe this installation, or a model.
 
     Without a model: versions, devices and the native library with its instruction sets. With one: generation,
     sizes, parameters, memory, tokenizer and format. Either way the implementations of each kernel: the first
     that takes a call serves it, and what cannot be used here says why.
-
-    Parameters
-    ----------
-    model
-        A checkpoint: a file, a Hugging Face folder or a run folder.
-    as_json
-        Print one JSON object, sizes in bytes.
     """
     subject = Installation.here() if model is None else Model.at(model)
     kernels = Kernel.all()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from receptance.cli import terminal
-from receptance.cli.generate import DtypeName
+from receptance.cli import options, terminal
 from receptance.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,42 +16,30 @@ if TYPE_CHECKING:
 DEFAULT_TOKENS = 128
 
 
+TEXT = Parameter(
+    allow_leading_hyphen=True, help="What to read; random tokens, always the same, where none is given."
+)
+TOKENS = Parameter(alias="-n", help=f"How many random tokens to read; {DEFAULT_TOKENS} where none is given.")
+FLOAT64 = Parameter(help="Compare with a copy of the model in float64, which takes 8 bytes a parameter.")
+
+
 def verify(
-    model: Path,
+    model: options.Model,
     /,
     *,
-    text: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    tokens: Annotated[int | None, Parameter(alias="-n")] = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative="", show_default=False)] = False,
-    float64: bool = True,
-    dtype: DtypeName | None = None,
-    device: str = "cpu",
-    tokenizer: str | None = None,
+    text: Annotated[str | None, TEXT] = None,
+    tokens: Annotated[int | None, TOKENS] = None,
+    float64: Annotated[bool, FLOAT64] = True,
+    as_json: options.Json = False,
+    dtype: options.Dtype = None,
+    device: options.Device = "cpu",
+    tokenizer: options.Tokenizer = None,
 ) -> int:
     """Check that a model says the same however its text is read.
 
     Reads a text in one parallel pass, and compares the logits and the final state with those of the same
     text read token by token, split in several ways, by each kernel that this machine has, and in float64.
     Ends with exit code 1 when a difference is beyond the tolerance of the number format.
-
-    Parameters
-    ----------
-    model
-        A checkpoint: a file, a Hugging Face folder or a run folder.
-    text
-        What to read; random tokens, always the same, where none is given.
-    tokens
-        How many random tokens to read. [default: 128]
-    as_json
-        Print one JSON object.
-    float64
-        Compare with a copy of the model in float64, which takes 8 bytes a parameter.
-    dtype
-        Number format of the matrices; that of the file where none is given.
-    device
-        Where to run: cpu, cuda, cuda:1, …
-    tokenizer
-        For --text: a vocabulary file or a name; found beside the model where none is given.
     """
     if text is not None and tokens is not None:
         raise ConfigError(
@@ -65,8 +51,7 @@ def verify(
 
     from receptance import inference
 
-    number_format = getattr(torch, dtype) if dtype else None
-    lm = inference.load(model, dtype=number_format, device=device, tokenizer=tokenizer)
+    lm = options.load(model, dtype, device, tokenizer)
     if text is not None:
         ids = torch.tensor([lm.tokenizer.encode(text)], dtype=torch.long)
     else:
