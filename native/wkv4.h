@@ -118,13 +118,16 @@ static inline Step step(const Parameters &x, Vector key, Vector p) {
   return s;
 }
 
-// Ask for what the next block reads and writes at these channels while this one is computed: its rows lie too far apart
-// for the processor to foresee them. `at` is the place of the next block in each array.
-template <class Element>
+// Ask for what the next block reads or writes at these channels while this one is computed: its rows lie too far apart
+// for the processor to foresee them. They go to the second cache, because rows that are a round number of bytes apart
+// would push each other out of the first. `at` is the place of the next block in the array.
+enum Access { READ = 0, WRITE = 1 };
+
+template <class Element, Access access>
 static inline void prefetch(const void *array, std::int64_t at, std::int64_t stride, std::int64_t rows) {
   const Element *first = static_cast<const Element *>(array) + at;
   if (reinterpret_cast<std::uintptr_t>(first) % 64 >= LANES * sizeof(Element)) return;  // asked for by its neighbour
-  for (std::int64_t row = 0; row < rows; ++row) __builtin_prefetch(first + row * stride);
+  for (std::int64_t row = 0; row < rows; ++row) __builtin_prefetch(first + row * stride, access, 2);
 }
 
 template <class Strip>

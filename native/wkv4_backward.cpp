@@ -161,11 +161,11 @@ void backward_strip(const Wkv4Backward &args, std::int64_t row, std::int64_t beg
       const Vector p_end = start[i].p;
       start[i] = load_sums(kept, kept + channels, kept + 2 * channels, count);
       const std::int64_t next = at - BLOCK * channels, rows = block ? BLOCK : 0;
-      prefetch<Element>(args.k, next, channels, rows);
-      prefetch<Element>(args.v, next, channels, rows);
-      if (args.grad_y) prefetch<Element>(args.grad_y, next, channels, rows);
-      prefetch<Element>(args.grad_k, next, channels, rows);
-      prefetch<Element>(args.grad_v, next, channels, rows);
+      prefetch<Element, READ>(args.k, next, channels, rows);
+      prefetch<Element, READ>(args.v, next, channels, rows);
+      if (args.grad_y) prefetch<Element, READ>(args.grad_y, next, channels, rows);
+      prefetch<Element, WRITE>(args.grad_k, next, channels, rows);
+      prefetch<Element, WRITE>(args.grad_v, next, channels, rows);
       if (count == LANES)
         backward_block<Element, true>(args, at, count, steps, parameters[i], start[i], p_end, gradients[i]);
       else

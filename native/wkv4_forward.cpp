@@ -67,9 +67,9 @@ void forward_strip(const Wkv4Forward &args, std::int64_t row, std::int64_t begin
         store_row(sums[i].p, kept + 2 * channels, count);
       }
       const std::int64_t next = at + BLOCK * channels, rows = left - BLOCK < BLOCK ? left - BLOCK : BLOCK;
-      prefetch<Element>(args.k, next, channels, rows);
-      prefetch<Element>(args.v, next, channels, rows);
-      prefetch<Element>(args.y, next, channels, rows);
+      prefetch<Element, READ>(args.k, next, channels, rows);
+      prefetch<Element, READ>(args.v, next, channels, rows);
+      prefetch<Element, WRITE>(args.y, next, channels, rows);
       if (count == LANES)
         forward_block<Element, true>(args, at, count, steps, parameters[i], sums[i]);
       else
