@@ -1,4 +1,4 @@
-"""Train, fine-tune, evaluate, quantise, run and serve RWKV language models.
+"""Train, run, check and convert RWKV language models.
 
     lm = receptance.load("model.safetensors")
     print(lm.generate("Once upon a time", max_tokens=100))

@@ -20,7 +20,7 @@ COMMANDS = ("prepare", "train", "generate", "verify", "info", "convert")
 
 app = App(
     name="receptance",
-    help="Train, fine-tune, evaluate, quantise, run and serve RWKV language models.",
+    help="Train, run, check and convert RWKV language models.",
     version=lambda: receptance.__version__,
     result_action="return_int_as_exit_code_else_zero",
     exit_on_error=False,
