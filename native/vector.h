@@ -119,9 +119,15 @@ static inline void store_some(Vector x, Element *to, int count) {
   for (int i = 0; i < count; ++i) to[i] = padded[i];
 }
 
-// e^x for |x| <= 87, to one unit in the last place. With x = n ln 2 + r and |r| <= ln(2)/2: 2^n by its bits, e^r by a
-// polynomial (fitted for the least relative error, 3e-9, with the first two terms exact). A NaN stays one.
-static inline Vector exponential_within_87(Vector x) {
+// e^x as (1 + rest) 2^n, with |rest| < 0.42.
+struct Power {
+  Vector rest;
+  Bits n;  // in the place of a float's exponent
+};
+
+// For |x| <= 87. With x = n ln 2 + r and |r| <= ln(2)/2, rest is a polynomial in r (fitted for the least relative error
+// of e^r, 3e-9, with the linear term exact). A NaN stays one.
+static inline Power power_within_87(Vector x) {
   constexpr float log2_e = 0x1.715476p+0f;
   constexpr float ln2_high = 0x1.62e8p-1f, ln2_low = -2.90889713e-5f;  // n * ln2_high is exact
   constexpr float rounding = 0x1.8p+23f;  // adding it leaves the nearest integer in the low bits
@@ -132,14 +138,32 @@ static inline Vector exponential_within_87(Vector x) {
   e = e * r + 0x1.5558f4p-5f;
   e = e * r + 0x1.555490p-3f;
   e = e * r + 0x1.fffffcp-2f;
-  e = e * (r * r) + r + 1.0f;
-  return reinterpret<Vector>(reinterpret<Bits>(e) + (reinterpret<Bits>(shifted) << 23));
+  return {e * (r * r) + r, reinterpret<Bits>(shifted) << 23};
 }
 
-// e^x for x up to 87; exactly 0 below -87, so that no denormal number arises.
+// e^x to one unit in the last place, for |x| <= 87.
+static inline Vector exponential_within_87(Vector x) {
+  const Power power = power_within_87(x);
+  return reinterpret<Vector>(reinterpret<Bits>(power.rest + 1.0f) + power.n);
+}
+
+// The same for any x up to 87; exactly 0 below -87, so that no denormal number arises.
 static inline Vector exponential(Vector x) {
   return x < -87.0f ? Vector{} : exponential_within_87(larger(all(-87.0f), x));
 }
+
+// The factor e^x, for any x up to 87, of a sum that is multiplied by it again and again: (e^x rounded) * sum would be
+// off in the same direction every time. Only the result is rounded here.
+struct Factor {
+  Vector rest, scale;
+
+  explicit Factor(Vector x) {
+    const Power power = power_within_87(larger(all(-87.0f), x));
+    rest = power.rest;
+    scale = x < -87.0f ? Vector{} : reinterpret<Vector>(reinterpret<Bits>(all(1.0f)) + power.n);
+  }
+  Vector operator*(Vector sum) const { return (sum + sum * rest) * scale; }
+};
 
 // The same to nearly double precision, by the series of e^r up to r^11.
 static inline Doubles exponential(Doubles x) {

@@ -92,30 +92,48 @@ static inline bool is_flat(const Parameters &x, const Keys &k, Vector p, int ste
   return !any(m - low > SPREAD);
 }
 
-// What multiplies sums that a block scaled by powers of the rounded decay: rounded again and again in the same direction,
-// those would drift, by 2e-4 in 8192 tokens; the correction, once a block, keeps them to random errors.
+// Sums that were multiplied by the rounded decay at every step are off in the same direction every time, by 2e-4 after
+// 8192 tokens; this puts it right after each block.
 static inline Vector undrifted(const Parameters &x, Vector sum, int steps) {
   return sum + sum * (static_cast<float>(steps) * x.decay_error);
 }
 
-// What one token does. Exponents are only ever compared by their differences, which are exact where they matter. So the
-// decay is w - (q - p) and not (p + w) - q, q being the new p: the rounding of p + w, which repeats with every token,
-// does not add up.
-struct Step {
-  Vector past_y, now_y;  // weights of the past and of the token in y, before they are divided by their sum
-  Vector past, now;      // weights in the sums after the token
-  Vector p;              // after the token
+// The stepped way. p + w is rounded at every token, in the same direction as long as the past wins. What p thereby lacks
+// is known exactly and kept beside it, within a block: A = a e^(p + lag).
+struct Stepping {
+  Vector a, b, p, lag;
 };
 
-static inline Step step(const Parameters &x, Vector key, Vector p) {
+static inline Stepping begin_steps(const Sums &sums) { return {sums.a, sums.b, sums.p, Vector{}}; }
+
+static inline Sums end_steps(const Stepping &x) {
+  const Factor lag(x.lag);
+  return {lag * x.a, lag * x.b, x.p};
+}
+
+// What one token does. Exponents are only compared by their differences, which are exact where they matter.
+struct Step {
+  Vector past_y, now_y;  // weights of the past and of the token in y, before they are divided by their sum
+  Vector past, now;      // weights of the past and of the token in the sums after it
+  Vector p, lag;         // after the token
+};
+
+static inline Step step(const Parameters &x, Vector key, const Stepping &before) {
   Step s;
-  const Vector lead = x.u + (key - p);  // of the token over the past
+  const Vector lead = x.u + (key - before.p - before.lag);  // of the token over the past
   s.past_y = exponential(-larger(lead, Vector{}));
   s.now_y = exponential(smaller(lead, Vector{}));
-  s.p = larger(p + x.w, key);
-  s.past = exponential(x.w - (s.p - p));
-  s.now = exponential(key - s.p);
+  s.p = larger(before.p + x.w, key);
+  const Vector lost = x.w - (s.p - before.p) + before.lag;
+  const auto past_wins = before.p + x.w > key;
+  s.lag = past_wins ? lost : Vector{};
+  s.past = past_wins ? all(1.0f) : exponential(lost);
+  s.now = exponential(key - s.p - s.lag);
   return s;
+}
+
+static inline Stepping after(const Step &s, Vector value, const Stepping &before) {
+  return {s.past * before.a + s.now * value, s.past * before.b + s.now, s.p, s.lag};
 }
 
 // Ask for what the next block reads or writes at these channels while this one is computed: its rows lie too far apart

@@ -25,8 +25,8 @@ template <class In, class Out>
 void backward_flat(const Parameters &x, Vector m, const Sums &start, Vector p_end, const In &k, const In &v,
                    const In &grad_y, const Out &grad_k, const Out &grad_v, int steps, Gradients &gradients) {
   Vector as[BLOCK], bs[BLOCK], es[BLOCK], inverses[BLOCK];  // a, b before the token; e^(k-m); one over D
-  const Vector in = exponential(start.p - m), out = exponential(m - p_end);
-  Vector a = start.a * in, b = start.b * in;
+  const Factor in(start.p - m), out(m - p_end);
+  Vector a = in * start.a, b = in * start.b;
   for (int t = 0; t < steps; ++t) {
     const Vector e = exponential_within_87(k[t] - m);
     as[t] = a;
@@ -36,7 +36,7 @@ void backward_flat(const Parameters &x, Vector m, const Sums &start, Vector p_en
     a = x.decay * a + e * v[t];
     b = x.decay * b + e;
   }
-  Vector grad_a = gradients.a * out, grad_b = gradients.b * out, grad_w = {}, grad_u = {};
+  Vector grad_a = out * gradients.a, grad_b = out * gradients.b, grad_w = {}, grad_u = {};
   for (int t = steps - 1; t >= 0; --t) {
     const Vector value = v[t], e = es[t], now = x.bonus * e;
     const Vector y = (as[t] + now * value) * inverses[t], q = grad_y[t] * inverses[t];
@@ -48,8 +48,8 @@ void backward_flat(const Parameters &x, Vector m, const Sums &start, Vector p_en
     grad_a = x.decay * grad_a + q;
     grad_b = x.decay * grad_b - q * y;
   }
-  gradients.a = undrifted(x, grad_a * in, steps);
-  gradients.b = undrifted(x, grad_b * in, steps);
+  gradients.a = undrifted(x, in * grad_a, steps);
+  gradients.b = undrifted(x, in * grad_b, steps);
   gradients.w += widen(x.decay * grad_w);
   gradients.u += widen(grad_u);
 }
@@ -57,26 +57,26 @@ void backward_flat(const Parameters &x, Vector m, const Sums &start, Vector p_en
 template <class In, class Out>
 void backward_stepped(const Parameters &x, const Sums &start, const In &k, const In &v, const In &grad_y,
                       const Out &grad_k, const Out &grad_v, int steps, Gradients &gradients) {
-  Sums before[BLOCK];
-  Sums sums = start;
-  for (int t = 0; t < steps; ++t) {
-    const Step s = step(x, k[t], sums.p);
-    before[t] = sums;
-    sums = {s.past * sums.a + s.now * v[t], s.past * sums.b + s.now, s.p};
-  }
+  Stepping before[BLOCK + 1];
+  before[0] = begin_steps(start);
+  for (int t = 0; t < steps; ++t) before[t + 1] = after(step(x, k[t], before[t]), v[t], before[t]);
+  const Factor lag(before[steps].lag);
+  Vector grad_a = lag * gradients.a, grad_b = lag * gradients.b;
   for (int t = steps - 1; t >= 0; --t) {
-    const Step s = step(x, k[t], before[t].p);
-    const Vector value = v[t], a = before[t].a, b = before[t].b, grad_a = gradients.a, grad_b = gradients.b;
+    const Step s = step(x, k[t], before[t]);
+    const Vector value = v[t], a = before[t].a, b = before[t].b;
     const Vector inverse = 1.0f / (s.past_y * b + s.now_y), q = grad_y[t] * inverse;
     const Vector y = (s.past_y * a + s.now_y * value) * inverse;
-    const Vector now = q * s.now_y, by_bonus = now * (value - y);
+    const Vector by_bonus = q * s.now_y * (value - y);
     grad_k.set(t, by_bonus + s.now * (grad_a * value + grad_b));
-    grad_v.set(t, now + s.now * grad_a);
+    grad_v.set(t, q * s.now_y + s.now * grad_a);
     gradients.u += widen(by_bonus);
     gradients.w += widen(s.past * (grad_a * a + grad_b * b));
-    gradients.a = s.past * grad_a + q * s.past_y;
-    gradients.b = s.past * grad_b - q * s.past_y * y;
+    grad_a = s.past * grad_a + q * s.past_y;
+    grad_b = s.past * grad_b - q * s.past_y * y;
   }
+  gradients.a = grad_a;
+  gradients.b = grad_b;
 }
 
 // The gradient of p itself belongs to the exponent that became p: going back, to w for every token that p outlasted,

@@ -7,8 +7,8 @@ namespace {
 
 template <class In, class Out>
 void forward_flat(const Parameters &x, Vector m, const In &k, const In &v, const Out &y, int steps, Sums &sums) {
-  const Vector in = exponential(sums.p - m);
-  Vector a = sums.a * in, b = sums.b * in, p = sums.p;
+  const Factor in(sums.p - m);
+  Vector a = in * sums.a, b = in * sums.b, p = sums.p;
   for (int t = 0; t < steps; ++t) {
     const Vector key = k[t], value = v[t], e = exponential_within_87(key - m), now = x.bonus * e;
     y.set(t, (a + now * value) / (b + now));
@@ -16,18 +16,20 @@ void forward_flat(const Parameters &x, Vector m, const In &k, const In &v, const
     b = x.decay * b + e;
     p = larger(p + x.w, key);
   }
-  const Vector out = exponential(m - p);
-  sums = {undrifted(x, a * out, steps), undrifted(x, b * out, steps), p};
+  const Factor out(m - p);
+  sums = {undrifted(x, out * a, steps), undrifted(x, out * b, steps), p};
 }
 
 template <class In, class Out>
 void forward_stepped(const Parameters &x, const In &k, const In &v, const Out &y, int steps, Sums &sums) {
+  Stepping now = begin_steps(sums);
   for (int t = 0; t < steps; ++t) {
-    const Step s = step(x, k[t], sums.p);
+    const Step s = step(x, k[t], now);
     const Vector value = v[t];
-    y.set(t, (s.past_y * sums.a + s.now_y * value) / (s.past_y * sums.b + s.now_y));
-    sums = {s.past * sums.a + s.now * value, s.past * sums.b + s.now, s.p};
+    y.set(t, (s.past_y * now.a + s.now_y * value) / (s.past_y * now.b + s.now_y));
+    now = after(s, value, now);
   }
+  sums = end_steps(now);
 }
 
 template <class Element, bool whole>
