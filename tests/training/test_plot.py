@@ -45,6 +45,6 @@ def test_training_and_validation_are_drawn_in_their_colours(tmp_path: Path) -> N
 
 def test_the_smooth_curve_keeps_straight_lines_and_tames_noise() -> None:
     line = np.arange(500.0)
-    assert np.allclose(_moving_mean(line), line)
+    assert np.allclose(_moving_mean(line)[:-10], line[:-10])
     noise = np.random.default_rng(0).standard_normal(500)
-    assert _moving_mean(noise)[50:-50].std() < 0.4 * noise.std()
+    assert _moving_mean(noise)[50:].std() < 0.4 * noise.std()

@@ -69,9 +69,10 @@ def _draw_validation(axes: Axes, records: Sequence[Record]) -> None:
 
 
 def _moving_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean around each value; near the ends over fewer neighbours, as many on either side."""
+    """Return the mean around each value: early, where curves are steep, over as many on either side."""
     index = np.arange(len(values))
-    reach = np.minimum(int(len(values) * SMOOTHING / 2), np.minimum(index, index[::-1]))
+    before = np.minimum(int(len(values) * SMOOTHING / 2), index)
+    after = np.minimum(before, index[::-1])
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    means: NDArray[np.float64] = (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
+    means: NDArray[np.float64] = (sums[index + after + 1] - sums[index - before]) / (before + after + 1)
     return means
