@@ -15,7 +15,7 @@ rm -rf "$DEMO"
 
 say "1. Python's standard library becomes tokens; a byte-pair vocabulary is learnt from it"
 run prepare "$library" --include '*.py' --exclude 'site-packages/*' --exclude 'test/*' --exclude '*/test*/*' \
-  --exclude 'lib2to3/*' --exclude 'idlelib/*' --errors skip --tokenizer bpe:2048 --output "$DEMO/data"
+  --exclude 'lib2to3/*' --exclude 'idlelib/*' --exclude 'encodings/*' --exclude 'pydoc_data/*' --errors skip --tokenizer bpe:2048 --output "$DEMO/data"
 
 say "2. A small RWKV-4 learns them, in parallel over the whole text"
 run train recipes/demo.toml "--data.folder=$DEMO/data" "--run.folder=$DEMO/run"
