@@ -4,10 +4,14 @@
 
 namespace receptance::RECEPTANCE_LEVEL {
 
+void wkv4_forward(const Wkv4Forward &, std::int64_t row, std::int64_t begin, std::int64_t end);
+void wkv4_backward(const Wkv4Backward &, std::int64_t row, std::int64_t begin, std::int64_t end);
+void cross_entropy(const CrossEntropy &, std::int64_t token, float *scratch);
+
 #define TEXT_OF(name) #name
 #define NAME_OF(name) TEXT_OF(name)
 
 extern const Table table;
-const Table table = {NAME_OF(RECEPTANCE_LEVEL)};
+const Table table = {NAME_OF(RECEPTANCE_LEVEL), wkv4_forward, wkv4_backward, cross_entropy};
 
 }  // namespace receptance::RECEPTANCE_LEVEL

@@ -1,10 +1,11 @@
-// The kernels of one instruction-set level, as a table of functions.
+// What the kernels are given, and the kernels of one instruction-set level as a table of functions.
 //
-// Every kernel file is compiled once for each level, with RECEPTANCE_LEVEL naming the namespace that its
-// functions go into; dispatch.cpp holds one table per level and points to the one in use.
+// Every kernel file is compiled once for each level, with RECEPTANCE_LEVEL naming the namespace that its functions
+// go into; dispatch.cpp knows one table per level and points to the one in use. A kernel does one independent piece
+// of the work; interface.cpp shares the pieces between threads.
 //
-// Rule for those files: no templates or inline functions of the standard library. The linker keeps one copy of
-// such a function out of all levels, and an older processor would then run the newest level's copy.
+// Rule for kernel files: no templates or inline functions of the standard library. The linker keeps one copy of such
+// a function out of all levels, and an older processor would then run the newest level's copy.
 
 #pragma once
 
@@ -12,14 +13,56 @@
 
 namespace receptance {
 
+constexpr int WKV4_BLOCK = 16;           // tokens from one checkpoint to the next
+constexpr int CROSS_ENTROPY_LANES = 16;  // at least those of the widest level
+
 enum class Type : int { float32 = 0, bfloat16 = 1 };
 
-struct Wkv4Forward;
-struct Wkv4Backward;
-struct CrossEntropy;
+// Shapes are those of contiguous arrays; the sums a, b, p and everything without a type of its own are float32.
+// Symbols as in wkv4.cpp.
+struct Wkv4Forward {
+  Type type;                          // of k, v, y
+  const void *k, *v;                  // [batch, time, channel]
+  const float *w, *u;                 // [channel]
+  const float *a, *b, *p;             // [batch, channel] before the first token
+  void *y;                            // [batch, time, channel]
+  float *a_end, *b_end, *p_end;       // [batch, channel] after the last token
+  float *checkpoints;                 // [batch, block, 3, channel]: a, b, p before each block; null: not kept
+  std::int64_t batch, time, channel;
+};
+
+struct Wkv4Backward {
+  Type type;                               // of k, v, grad_y, grad_k, grad_v
+  const void *k, *v;                       // [batch, time, channel]
+  const float *w, *u;                      // [channel]
+  const float *checkpoints;                // [batch, block, 3, channel], from the forward pass
+  const float *a_end, *b_end, *p_end;      // [batch, channel], from the forward pass
+  const void *grad_y;                      // [batch, time, channel]; null: zero
+  const float *grad_a_end, *grad_b_end, *grad_p_end;  // [batch, channel]; null: zero
+  void *grad_k, *grad_v;                   // [batch, time, channel]
+  float *grad_w, *grad_u;                  // [batch, channel], still to be summed over the batch
+  float *grad_a, *grad_b, *grad_p;         // [batch, channel]
+  std::int64_t batch, time, channel;
+};
+
+struct CrossEntropy {
+  Type type;                    // of the logits
+  void *logits;                 // [token, vocabulary]; overwritten with the gradient when that is wanted
+  const std::int64_t *targets;  // [token], each below the vocabulary, or negative: not counted
+  float *nll;                   // [token] negative log-likelihood of the target; 0 where not counted
+  float *top;                   // [token] largest logit; 0 where not counted
+  float max_logit_weight;
+  bool gradient;
+  std::int64_t tokens, vocabulary;
+};
 
 struct Table {
   const char *name;
+  // The channels begin to end of one row of the batch.
+  void (*wkv4_forward)(const Wkv4Forward &, std::int64_t row, std::int64_t begin, std::int64_t end);
+  void (*wkv4_backward)(const Wkv4Backward &, std::int64_t row, std::int64_t begin, std::int64_t end);
+  // One token. The scratch holds the vocabulary rounded up to a multiple of CROSS_ENTROPY_LANES.
+  void (*cross_entropy)(const CrossEntropy &, std::int64_t token, float *scratch);
 };
 
 }  // namespace receptance

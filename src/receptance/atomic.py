@@ -68,8 +68,13 @@ def write_folder(path: str | Path) -> Iterator[Path]:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text as UTF-8, whole or not at all, with its line ends as they are."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write bytes, whole or not at all."""
     with write(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8"))
+        temporary.write_bytes(content)
 
 
 def _beside(path: Path) -> Path:

@@ -32,7 +32,7 @@ def unavailable_reason() -> str | None:
 
 
 def levels() -> tuple[str, ...]:
-    """Return the instruction-set levels compiled in that this machine runs, best last; () without a library."""
+    """Return the instruction-set levels compiled in that this machine runs, best last; () without one."""
     loaded = library()
     return tuple(loaded.receptance_levels().decode().split()) if loaded else ()
 

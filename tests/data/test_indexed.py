@@ -132,7 +132,7 @@ def test_a_store_cut_off_at_any_byte_is_refused(tmp_path: Path, suffix: str) -> 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_index_is_refused_or_reads_within_the_file(tmp_path: Path, data: st.DataObject) -> None:
-    write(tmp_path / "store", [[1, 2, 3], [4], [], [5, 6]])
+    megatron(tmp_path / "store", [[1, 2, 3], [4], [], [5, 6]])
     path = tmp_path / "store.idx"
     damaged = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):

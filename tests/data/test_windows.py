@@ -50,7 +50,7 @@ def test_every_order_of_four_windows_comes_up_about_equally_often(tmp_path: Path
     assert sum(count > 50 for count in ranks.values()) >= 24  # 100 expected
 
 
-@pytest.mark.parametrize(("tokens", "context"), [(9, 8), (100, 7), (512, 64), (1000, 1), (1001, 500)])
+@pytest.mark.parametrize(("tokens", "context"), [(9, 8), (100, 7), (512, 64), (300, 1), (301, 150)])
 @pytest.mark.parametrize("seed", [0, 7])
 def test_every_token_is_a_target_once_an_epoch_but_for_a_rest_that_moves(
     tmp_path: Path, tokens: int, context: int, seed: int
@@ -59,11 +59,7 @@ def test_every_token_is_a_target_once_an_epoch_but_for_a_rest_that_moves(
     count = len(windows)
     left_out = []
     for epoch in range(8):
-        seen = Counter(
-            (windows.batch(epoch * count + i, 1)[1] - 5).ravel().tolist()[j]
-            for i in range(count)
-            for j in range(context)
-        )
+        seen = Counter((windows.batch(epoch, count)[1] - 5).ravel().tolist())
         assert set(seen.values()) == {1}
         assert tokens - len(seen) < context
         left_out.append(frozenset(set(range(tokens)) - set(seen)))

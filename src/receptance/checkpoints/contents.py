@@ -21,7 +21,7 @@ class Contents:
     files: tuple[Path, ...]  # where the weights lie
     config: Mapping[str, object] = field(default_factory=dict)  # what the file says about the model
     tokenizer: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
     name_in_file: Callable[[str], str] = str  # official name -> the one to show to whoever looks at the file
 
     def wrong(self, name: str, what: str) -> CheckpointError:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
+from receptance import atomic
+from receptance.checkpoints import huggingface
 from receptance.checkpoints.formats import FormatName
 from receptance.checkpoints.load import Checkpoint, load
 from receptance.checkpoints.save import save
-from receptance.errors import CheckpointError, ConfigError
+from receptance.errors import CheckpointError, ConfigError, TokenizerError
 from receptance.models import AnyModel
+from receptance.tokenizers import find_tokenizer
 
 _NUM_TOKENS = 32
 
@@ -26,6 +30,7 @@ class Conversion:
     largest_difference: float  # of any logit over a few fixed tokens: what the dtype cost, or rounding alone
     source_sha256: dict[Path, str]  # of each file with weights
     destination_sha256: dict[Path, str]
+    tokenizer_file: Path | None  # the vocabulary that was put beside the destination
 
 
 def convert(
@@ -47,13 +52,16 @@ def convert(
     if destination.exists():
         raise ConfigError(f"{destination} exists already. Remove it, or choose another destination.")
     before = load(source, dtype=dtype)
+    vocabulary = _vocabulary(before, destination, format_name)
     save(
         before.model,
         destination,
         tokenizer=before.tokenizer,
-        metadata=dict(before.metadata),
+        metadata=before.metadata,
         format=format_name,
     )
+    if vocabulary is not None:
+        atomic.write_bytes(*vocabulary)
     after = load(destination)
     original = before if dtype is None else load(source)
     _require_same(before, after)
@@ -63,7 +71,30 @@ def convert(
         largest_difference=_largest_difference(original.model, after.model),
         source_sha256=_sha256(original),
         destination_sha256=_sha256(after),
+        tokenizer_file=None if vocabulary is None else vocabulary[0],
     )
+
+
+def _vocabulary(
+    checkpoint: Checkpoint, destination: Path, format_name: FormatName
+) -> tuple[Path, bytes] | None:
+    """Return the vocabulary file that belongs beside the destination, and what it holds, if there is one."""
+    try:
+        rows = checkpoint.model.config.vocabulary_size
+        tokenizer = find_tokenizer(checkpoint.path, checkpoint.tokenizer, rows)
+    except TokenizerError:
+        return None  # the weights can be converted without
+    with TemporaryDirectory() as folder:
+        file = tokenizer.save(Path(folder))
+        if file is None:
+            return None
+        content = file.read_bytes()
+    if format_name == "transformers":
+        return destination / (huggingface.TOKENIZER_FILE if file.suffix == ".json" else file.name), content
+    place = destination.parent / file.name
+    if place.is_file() and place.read_bytes() != content:
+        raise ConfigError(f"{place} is not the tokenizer of {checkpoint.path}. Choose another destination.")
+    return place, content
 
 
 def _format_of(destination: Path) -> FormatName:

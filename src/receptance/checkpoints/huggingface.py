@@ -23,6 +23,7 @@ from receptance.models import Config, RWKV4Config
 
 FORMAT = "transformers"
 CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 MAX_JSON_BYTES = 50_000_000
 DEFAULT_CONTEXT_LENGTH = 1024  # of the published models; transformers refuses longer texts on a GPU
@@ -65,7 +66,7 @@ def read(folder: Path) -> Contents:
         tensors={TRANSFORMERS_RWKV4.official(name): tensor for name, tensor in tensors.items()},
         files=files,
         config={ours: config[theirs] for theirs, ours in _FIELDS.items() if config.get(theirs) is not None},
-        tokenizer="tokenizer.json" if (folder / "tokenizer.json").is_file() else None,
+        tokenizer=TOKENIZER_FILE if (folder / TOKENIZER_FILE).is_file() else None,
         metadata={} if context_length is None else {"context_length": str(context_length)},
         name_in_file=TRANSFORMERS_RWKV4.foreign,
     )
@@ -82,6 +83,10 @@ def write(folder: Path, tensors: Mapping[str, Tensor], config: Config, metadata:
         raise ConfigError(
             f"attention_size is {config.attention_size} and hidden_size {config.hidden_size}, but "
             "transformers runs only models where they are equal."
+        )
+    if config.num_layers == 1:
+        raise ConfigError(
+            "num_layers is 1, but transformers builds only models with more: it divides by zero."
         )
     dtype = tensors["head.weight"].dtype
     context_length = metadata.get("context_length", "")

@@ -33,7 +33,7 @@ class Checkpoint:
     format: str  # "receptance", "safetensors", "pth" or "transformers"
     files: tuple[Path, ...]  # where the weights lie
     tokenizer: str | None = None  # its name, where the file gives one
-    metadata: Mapping[str, str]
+    metadata: dict[str, str]
 
 
 def load(
@@ -141,10 +141,8 @@ def _checked_tensors(contents: Contents, model: AnyModel) -> dict[str, Tensor]:
     for name, parameter in expected.items():
         tensor = without_padding(contents.tensors[name], tuple(parameter.shape))
         if tensor.shape != parameter.shape:
-            raise contents.wrong(
-                name,
-                f"is {tuple(tensor.shape)}, but the config needs {tuple(parameter.shape)}: {model.config}.",
-            )
+            shapes = f"is {tuple(tensor.shape)}, but {model.config} needs {tuple(parameter.shape)}."
+            raise contents.wrong(name, shapes)
         if tensor.dtype not in FLOAT_DTYPES:
             raise contents.wrong(name, f"is of {tensor.dtype}, but weights need one of {_FLOATS}.")
         tensors[name] = tensor

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def save(
     metadata   further strings for the header of our own format
     format     "receptance": one safetensors file; "pth": the official format; "transformers": a new folder
 
-    Every tensor keeps its dtype. Raises CheckpointError when a weight is not finite, because no reader should
+    No value changes. Raises CheckpointError when a weight is not finite, because no reader should
     be handed it; ConfigError when the format cannot hold the model or the folder is not empty; OSError when
     the disk is full or the place cannot be written.
     """
@@ -42,13 +43,17 @@ def save(
         case "receptance":
             single_file.write(path, tensors, model.config, tokenizer, metadata or {})
         case "pth":
-            _require_silence(path, tensors, model.config)
+            _require_tensors_suffice(path, tensors, model.config)
             pickled.write(path, tensors)
         case "transformers":
             huggingface.write(path, tensors, model.config, metadata or {})
+        case _:
+            raise ConfigError(
+                f"format is {format!r}, but it must be one of {', '.join(get_args(FormatName))}."
+            )
 
 
-def _require_silence(path: Path, tensors: Mapping[str, Tensor], config: Config) -> None:
+def _require_tensors_suffice(path: Path, tensors: Mapping[str, Tensor], config: Config) -> None:
     """Check that a file of tensors alone says all there is to say about the model."""
     contents = Contents(path=path, format="pth", tensors=tensors, files=())
     generation = recognise(contents)

@@ -1,15 +1,27 @@
 """From texts to training batches: sources, the prepared folder, the token store, windows of it."""
 
-from receptance.data.description import Description, SplitStatistics, open_split, read_description
+from receptance.data.description import (
+    Description,
+    SplitStatistics,
+    open_split,
+    open_tokenizer,
+    read_description,
+)
 from receptance.data.indexed import TokenStore, TokenStoreWriter
+from receptance.data.preparation import Progress, prepare
+from receptance.data.sources import Sources
 from receptance.data.windows import Windows
 
 __all__ = [
     "Description",
+    "Progress",
+    "Sources",
     "SplitStatistics",
     "TokenStore",
     "TokenStoreWriter",
     "Windows",
     "open_split",
+    "open_tokenizer",
+    "prepare",
     "read_description",
 ]

@@ -19,6 +19,7 @@ from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from receptance import atomic
 from receptance.data.indexed import TokenStore
 from receptance.errors import DataError
+from receptance.tokenizers import Tokenizer, load_tokenizer
 
 FILE = "data.json"
 TRAIN = "train"
@@ -47,7 +48,8 @@ class Description:
 
     tokenizer: str  # its name, as in the header of a checkpoint
     tokenizer_file: str | None  # its file in the folder
-    vocabulary_size: PositiveInt
+    vocabulary_size: PositiveInt  # the rows a model needs
+    end_of_text: NonNegativeInt  # the token after each document
     splits: dict[str, SplitStatistics]
     empty: NonNegativeInt  # documents left out because they hold no text
     undecodable: NonNegativeInt  # documents left out because they are not UTF-8
@@ -65,19 +67,17 @@ class Description:
 def read_description(folder: str | Path) -> Description:
     """Return what `data.json` says of a prepared folder.
 
-    Raises DataError where the folder is unfinished, or the file is not one that `receptance prepare` wrote.
+    Raises DataError where the folder is unfinished, or the file is none that `receptance prepare` writes.
     """
     path = Path(folder) / FILE
     try:
-        contents = json.loads(path.read_bytes())
+        return TypeAdapter(Description).validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: no such file, so {folder} was not made, or not finished, by `receptance prepare`."
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    try:
-        return TypeAdapter(Description).validate_python(contents, strict=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(str(part) for part in fault["loc"]) or "the file"
@@ -100,3 +100,17 @@ def open_split(folder: str | Path, split: str) -> TokenStore:
             f"beside it says {described[0]:,} and {described[1]:,}. Prepare the folder again."
         )
     return store
+
+
+def open_tokenizer(folder: str | Path) -> Tokenizer:
+    """Return the tokenizer that a prepared folder was made with: from its file in the folder, or by its name.
+
+    Raises DataError where the folder is unfinished or damaged, TokenizerError where the tokenizer is.
+    """
+    description = read_description(folder)
+    file = description.tokenizer_file
+    if file is not None and Path(file).name != file:
+        raise DataError(
+            f"{Path(folder) / FILE}: tokenizer_file is {file!r}, but a name without folders is needed."
+        )
+    return load_tokenizer(Path(folder) / file if file else description.tokenizer)

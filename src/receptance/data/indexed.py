@@ -120,7 +120,7 @@ class TokenStore:
         return self._flat[begin // self.dtype.itemsize : finish // self.dtype.itemsize]
 
     def check_vocabulary(self, vocabulary_size: int) -> None:
-        """Read all tokens (about a second per billion) and raise DataError unless each is a row of a model.
+        """Read all tokens (some seconds per billion) and raise DataError unless each is a row of a model.
 
         Returns at once where the token type cannot express an id that is too large.
         """

@@ -1,8 +1,10 @@
 """The operators that RWKV needs: each a contract, a reference that anyone can read, and fast versions."""
 
+from receptance.kernels.allocator import tune_allocator
 from receptance.kernels.cross_entropy import linear_cross_entropy
+from receptance.kernels.dispatch import Row, available, implementations, use
 from receptance.kernels.wkv4 import wkv4
 from receptance.kernels.wkv6 import wkv6
 from receptance.kernels.wkv7 import wkv7
 
-__all__ = ["linear_cross_entropy", "wkv4", "wkv6", "wkv7"]
+__all__ = ["Row", "available", "implementations", "linear_cross_entropy", "tune_allocator", "use", "wkv4", "wkv6", "wkv7"]

@@ -30,7 +30,7 @@ _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "<|eos|>", "<eos>", "</s>")
 _PIECES = "|".join(
     (
         r"[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+",  # a word, with the space, dot or underscore before it
-        r"\p{N}{1,3}",  # digits, three at most, so that numbers are cut alike
+        r" ?\p{N}{1,3}",  # digits, three at most, so that numbers are cut alike
         r" ?[^\s\p{L}\p{M}\p{N}]+",  # signs
         r"\s*[\r\n]+",  # the ends of lines, and blank lines
         r"\s+(?!\S)",  # indentation, but for the space that belongs to the word after it

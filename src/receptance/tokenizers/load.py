@@ -26,6 +26,7 @@ ALIASES = {
 _FILES = {world.NAME: world.FILE, bpe.PILE_NAME: bpe.PILE_FILE}
 _FOUND_BESIDE = (bpe.FILE, bpe.PILE_FILE, world.FILE)
 _READERS: dict[str, Callable[[Path], Tokenizer]] = {".txt": world.read, ".json": bpe.read}
+_LONGEST_NAME = 63  # characters of up to four bytes; file systems hold 255 bytes
 _PACKAGES = ("rwkv", "pyrwkv_tokenizer")
 # The tokenizers that the published models of these many rows have.
 _USUAL = {256: byte.NAME, 50277: bpe.PILE_NAME, 65536: world.NAME}
@@ -93,22 +94,21 @@ def _named(name: str, folder: Path | None) -> Tokenizer:
     if name == byte.NAME:
         return byte.ByteTokenizer()
     file = _FILES.get(name, name)
-    if Path(file).name != file or Path(file).suffix.lower() not in _READERS:
+    # A header is somebody else's: its name must not lead out of the folder.
+    if Path(file).name != file or Path(file).suffix.lower() not in _READERS or len(file) > _LONGEST_NAME:
         raise TokenizerError(
-            f"{name!r} is no tokenizer's name. Names are {', '.join(ALIASES)}, and for a checkpoint that of "
-            "a .txt or .json file beside it."
+            f"{name[:_LONGEST_NAME]!r} is no tokenizer's name. Names are {', '.join(ALIASES)}, and for a "
+            "checkpoint that of a .txt or .json file beside it."
         )
     places = ([] if folder is None else [folder]) + (_package_folders() if name in _FILES else [])
     for place in places:
         if (place / file).is_file():
             return _read(place / file)
-    looked = (
-        ", ".join(str(place) for place in places) or f"the packages {', '.join(_PACKAGES)} (not installed)"
-    )
-    advice = "`pip install rwkv` brings it" if name == world.NAME else "get the file that the model came with"
+    looked = ", ".join(map(str, places)) or f"the packages {', '.join(_PACKAGES)}, which are not installed"
+    advice = "`pip install rwkv` brings it" if name == world.NAME else "the model should have come with it"
     raise TokenizerError(
-        f"the tokenizer {name} needs {file}, which is not in {looked}: {advice}; put it beside the checkpoint "
-        "or give its path."
+        f"the tokenizer {name} needs {file}, which was not found in {looked}. Put it beside the checkpoint "
+        f"or give its path; {advice}."
     )
 
 

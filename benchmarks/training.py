@@ -1,0 +1,290 @@
+"""A training step of RWKV-4 beside one of GPT-2: `python -m benchmarks.training [--output FILE]`.
+
+The shape is that of the 169M model (12 layers of 768, 50,277 tokens; GPT-2 has 50,257), 4 samples of 512
+tokens. A step is forward, backward, gradient clipping and a fused AdamW over float32 weights. Each row runs
+in a fresh process, because allocator settings hold for a whole process, and the rows take turns, so that a
+busy machine slows all of them alike. MFU counts 6 FLOP a token and weight of a matrix, against the speed of
+one large bfloat16 product measured in the same turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+
+Step = Callable[[], None]
+
+GEMM_SIZE = 2048
+WARM_UP_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of both models and of a batch."""
+
+    layers: int = 12
+    hidden: int = 768
+    batch: int = 4
+    context: int = 512
+    rwkv_vocabulary: int = 50277
+    gpt_vocabulary: int = 50257
+
+    @property
+    def tokens(self) -> int:
+        """Tokens a step."""
+        return self.batch * self.context
+
+
+@dataclass(frozen=True)
+class Row:
+    """Something that can take training steps."""
+
+    title: str
+    make: Callable[[Shape], Step]
+    flops: Callable[[Shape], float]  # of a step, forward and backward
+
+
+def rwkv(shape: Shape, *, compiled: bool) -> Step:
+    """Return a step of ours: bfloat16 matrices with float32 masters, the allocator tuned."""
+    import torch
+
+    from receptance import kernels
+    from receptance.models import RWKV4, RWKV4Config
+    from receptance.training import OptimizerConfig
+    from receptance.training.optimizer import MasterAdamW
+
+    kernels.tune_allocator()
+    torch.manual_seed(0)
+    sizes = {"num_layers": shape.layers, "hidden_size": shape.hidden}
+    model = RWKV4(RWKV4Config(vocabulary_size=shape.rwkv_vocabulary, **sizes)).cast_matrices(torch.bfloat16)
+    optimizer = MasterAdamW(model, OptimizerConfig(learning_rate=6e-4, final_learning_rate=6e-4))
+    tokens = torch.randint(shape.rwkv_vocabulary, (shape.batch, shape.context + 1))
+
+    def loss(tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        hidden, _ = model.features(tokens)
+        return kernels.linear_cross_entropy(hidden, model.head.weight, targets, 1e-4)[0]
+
+    loss_function = torch.compile(loss, dynamic=False) if compiled else loss
+
+    def step() -> None:
+        loss_function(tokens[:, :-1], tokens[:, 1:]).backward()  # type: ignore[no-untyped-call]
+        optimizer.collect()
+        optimizer.step(6e-4, 1.0)
+
+    return step
+
+
+def gpt2(shape: Shape, *, compiled: bool, dropout: float, tuned: bool) -> Step:
+    """Return a step of transformers' GPT-2 under bfloat16 autocast."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    if tuned:
+        from receptance import kernels
+
+        kernels.tune_allocator()
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=shape.gpt_vocabulary,
+        n_positions=shape.context,
+        n_embd=shape.hidden,
+        n_layer=shape.layers,
+        n_head=max(shape.hidden // 64, 1),
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = GPT2LMHeadModel(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, fused=True)
+    tokens = torch.randint(shape.gpt_vocabulary, (shape.batch, shape.context))
+    forward = torch.compile(model, dynamic=False) if compiled else model
+
+    def step() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = forward(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def gemm(shape: Shape) -> Step:
+    """Return one large product, the yardstick."""
+    import torch
+
+    a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE, dtype=torch.bfloat16) for _ in range(2))
+    out = torch.empty_like(a)
+
+    def step() -> None:
+        torch.mm(a, b, out=out)
+
+    return step
+
+
+def gemm_flops(shape: Shape) -> float:
+    """Multiplications and additions of the yardstick."""
+    return 2.0 * GEMM_SIZE**3
+
+
+def rwkv_flops(shape: Shape) -> float:
+    """13 D^2 a layer, and the head."""
+    matrices = 13 * shape.hidden**2 * shape.layers + shape.rwkv_vocabulary * shape.hidden
+    return 6.0 * matrices * shape.tokens
+
+
+def gpt2_flops(shape: Shape) -> float:
+    """12 D^2 a layer, and the head; the products of attention are left out."""
+    matrices = 12 * shape.hidden**2 * shape.layers + shape.gpt_vocabulary * shape.hidden
+    return 6.0 * matrices * shape.tokens
+
+
+ROWS = {
+    "gemm": Row(f"bfloat16 product of two {GEMM_SIZE} x {GEMM_SIZE} matrices", gemm, gemm_flops),
+    "eager": Row("receptance RWKV-4", partial(rwkv, compiled=False), rwkv_flops),
+    "compiled": Row("receptance RWKV-4, compiled", partial(rwkv, compiled=True), rwkv_flops),
+    "gpt2": Row(
+        "transformers GPT-2 as it comes: autocast, dropout 0.1, default malloc",
+        partial(gpt2, compiled=False, dropout=0.1, tuned=False),
+        gpt2_flops,
+    ),
+    "gpt2-compiled": Row(
+        "transformers GPT-2 compiled, autocast, dropout 0, tuned malloc",
+        partial(gpt2, compiled=True, dropout=0.0, tuned=True),
+        gpt2_flops,
+    ),
+}
+
+
+def work(name: str, shape: Shape, steps: int, threads: int) -> None:
+    """Take steps of one row, and print the seconds of each: what a process of its own does."""
+    import torch
+
+    torch.set_num_threads(threads)
+    step = ROWS[name].make(shape)
+    for _ in range(WARM_UP_STEPS):
+        step()
+    for _ in range(steps):
+        start = time.perf_counter()
+        step()
+        print(time.perf_counter() - start, flush=True)
+
+
+def measure(name: str, arguments: argparse.Namespace) -> list[float]:
+    """Return the seconds of each step that a fresh process took for a row."""
+    words = [sys.executable, "-m", "benchmarks.training", "--worker", name, *options(arguments)]
+    process = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    return [float(line) for line in process.stdout.split()]
+
+
+def options(arguments: argparse.Namespace) -> list[str]:
+    """Return the options that a worker shares with its parent."""
+    names = ("steps", "threads", *(field.name for field in fields(Shape)))
+    return [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in names]
+
+
+def report(arguments: argparse.Namespace, shape: Shape, names: Sequence[str]) -> Iterator[str]:
+    """Measure, and yield the lines of the table."""
+    import torch
+    import transformers
+
+    from receptance import native
+
+    yield f"Command: `python -m benchmarks.training {' '.join(sys.argv[1:])}`"
+    yield ""
+    yield (
+        f"{processor()}, {arguments.threads} threads; Python {platform.python_version()}, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}, native kernels: "
+        f"{native.level() if native.library() else native.unavailable_reason()}. {shape.layers} layers of "
+        f"{shape.hidden}, {shape.batch} x {shape.context} tokens a step, {arguments.rounds} rounds of "
+        f"{arguments.steps} steps."
+    )
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(arguments.rounds):
+        for name in names:
+            taken[name] += measure(name, arguments)
+            print(f"round {turn + 1}, {name}: best so far {min(taken[name]):.3f} s", file=sys.stderr)
+    yield ""
+    yield "| a step of | best, s | median, s | best, tokens/s | median, tokens/s | best, TFLOP/s | MFU |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    peak = ROWS["gemm"].flops(shape) / min(taken["gemm"]) if "gemm" in taken else None
+    for name in names:
+        yield table_row(name, shape, taken[name], peak)
+    yield from ratios(taken)
+
+
+def table_row(name: str, shape: Shape, taken: list[float], peak: float | None) -> str:
+    """Return a row's line of the table."""
+    best, median = min(taken), statistics.median(taken)
+    speed = ROWS[name].flops(shape) / best
+    tokens = (
+        [f"{shape.tokens / duration:,.0f}" for duration in (best, median)] if name != "gemm" else ["", ""]
+    )
+    share = f"{100 * speed / peak:.1f} %" if peak else ""
+    cells = [ROWS[name].title, f"{best:.4f}", f"{median:.4f}", *tokens, f"{speed / 1e12:.3f}", share]
+    return f"| {' | '.join(cells)} |"
+
+
+def ratios(taken: dict[str, list[float]]) -> Iterator[str]:
+    """Yield how much faster each of ours is than each of theirs, in tokens a second."""
+    for ours in ("eager", "compiled"):
+        for theirs in ("gpt2", "gpt2-compiled"):
+            if ours in taken and theirs in taken:
+                best = min(taken[theirs]) / min(taken[ours])
+                median = statistics.median(taken[theirs]) / statistics.median(taken[ours])
+                yield ""
+                yield (
+                    f"{ROWS[ours].title}: {best:.2f} times as fast (median {median:.2f}) as "
+                    f"{ROWS[theirs].title}."
+                )
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {os.cpu_count()} cores" if names else platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=4, help="counted steps a turn (default: 4)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each row (default: 3)")
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="rows (default: all)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads (default: all)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table here too")
+    parser.add_argument("--worker", choices=ROWS, help=argparse.SUPPRESS)
+    for field in fields(Shape):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=field.default)
+    arguments = parser.parse_args()
+    shape = Shape(**{field.name: getattr(arguments, field.name) for field in fields(Shape)})
+    if arguments.worker:
+        work(arguments.worker, shape, arguments.steps, arguments.threads)
+        return
+    lines = []
+    for line in report(arguments, shape, arguments.only):
+        print(line, flush=True)
+        lines.append(line)
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text("# A training step\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+// The kernels as Python calls them: pointers and sizes in, the work shared between threads. Python has checked shapes,
+// types and contiguity; every pointer is to a contiguous array as described in table.h.
+
+#include <vector>
+
+#include "dispatch.h"
+#include "export.h"
+#include "threads.h"
+
+using receptance::CrossEntropy;
+using receptance::Type;
+using receptance::Wkv4Backward;
+using receptance::Wkv4Forward;
+
+namespace {
+
+constexpr std::int64_t least_work = 32768;  // elements that are worth waking a thread for
+
+// Cut [batch, channel] into ranges of one row, enough of them to keep the threads busy, and call `range` on each.
+// Channels do not know of each other, so the result does not depend on the cut.
+template <class Range>
+void for_each_range(int threads, std::int64_t batch, std::int64_t time, std::int64_t channel, Range &&range) {
+  constexpr std::int64_t tile = 64;  // channels
+  const std::int64_t work = batch * time * channel / least_work + 1;
+  if (threads > work) threads = static_cast<int>(work);
+  const std::int64_t tiles = (channel + tile - 1) / tile;
+  std::int64_t pieces = threads <= 1 ? 1 : (2 * threads + batch - 1) / batch;
+  if (pieces > tiles) pieces = tiles;
+  const std::int64_t step = (tiles + pieces - 1) / pieces * tile;
+  pieces = (channel + step - 1) / step;
+  receptance::for_each(threads, batch * pieces, [&](std::int64_t index) {
+    const std::int64_t begin = index % pieces * step;
+    range(index / pieces, begin, begin + step < channel ? begin + step : channel);
+  });
+}
+
+}  // namespace
+
+// Returns the tokens from one checkpoint to the next, so that Python can say how many there are.
+RECEPTANCE_EXPORT int receptance_wkv4_block() { return receptance::WKV4_BLOCK; }
+
+RECEPTANCE_EXPORT void receptance_wkv4_forward(int type, const void *k, const void *v, const float *w, const float *u,
+                                               const float *a, const float *b, const float *p, void *y, float *a_end,
+                                               float *b_end, float *p_end, float *checkpoints, std::int64_t batch,
+                                               std::int64_t time, std::int64_t channel, int threads) {
+  const Wkv4Forward args{static_cast<Type>(type), k, v, w, u, a, b, p, y, a_end, b_end, p_end, checkpoints,
+                         batch, time, channel};
+  const auto kernel = receptance::kernels().wkv4_forward;
+  for_each_range(threads, batch, time, channel,
+                 [&](std::int64_t row, std::int64_t begin, std::int64_t end) { kernel(args, row, begin, end); });
+}
+
+RECEPTANCE_EXPORT void receptance_wkv4_backward(int type, const void *k, const void *v, const float *w,
+                                                const float *u, const float *checkpoints, const float *a_end,
+                                                const float *b_end, const float *p_end, const void *grad_y,
+                                                const float *grad_a_end, const float *grad_b_end,
+                                                const float *grad_p_end, void *grad_k, void *grad_v, float *grad_w,
+                                                float *grad_u, float *grad_a, float *grad_b, float *grad_p,
+                                                std::int64_t batch, std::int64_t time, std::int64_t channel,
+                                                int threads) {
+  const Wkv4Backward args{static_cast<Type>(type), k, v, w, u, checkpoints, a_end, b_end, p_end, grad_y, grad_a_end,
+                          grad_b_end, grad_p_end, grad_k, grad_v, grad_w, grad_u, grad_a, grad_b, grad_p, batch,
+                          time, channel};
+  const auto kernel = receptance::kernels().wkv4_backward;
+  for_each_range(threads, batch, time, channel,
+                 [&](std::int64_t row, std::int64_t begin, std::int64_t end) { kernel(args, row, begin, end); });
+}
+
+// Every target must be below the vocabulary, or negative.
+RECEPTANCE_EXPORT void receptance_cross_entropy(int type, void *logits, const std::int64_t *targets, float *nll,
+                                                float *top, float max_logit_weight, int gradient, std::int64_t tokens,
+                                                std::int64_t vocabulary, int threads) {
+  const CrossEntropy args{static_cast<Type>(type), logits, targets, nll, top, max_logit_weight, gradient != 0,
+                          tokens, vocabulary};
+  const auto kernel = receptance::kernels().cross_entropy;
+  const std::int64_t piece = 1 + least_work / vocabulary;  // tokens
+  receptance::for_each(threads, (tokens + piece - 1) / piece, [&](std::int64_t index) {
+    static thread_local std::vector<float> scratch;  // a row in full precision, kept for the next call
+    constexpr std::int64_t lanes = receptance::CROSS_ENTROPY_LANES;
+    scratch.resize((vocabulary + lanes - 1) / lanes * lanes);
+    const std::int64_t end = (index + 1) * piece < tokens ? (index + 1) * piece : tokens;
+    for (std::int64_t token = index * piece; token < end; ++token) kernel(args, token, scratch.data());
+  });
+}

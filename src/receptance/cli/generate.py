@@ -1,0 +1,171 @@
+"""`receptance generate`: continue a text, as it is written or as one JSON object."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from receptance.cli import options, terminal
+from receptance.errors import ConfigError
+
+if TYPE_CHECKING:
+    from receptance.inference import Piece
+
+
+PROMPT = Parameter(alias="-p", allow_leading_hyphen=True, help="The text to continue.")
+PROMPT_FILE = Parameter(
+    allow_leading_hyphen=True, help="A UTF-8 file with the text to continue; - is standard input."
+)
+MAX_TOKENS = Parameter(alias="-n", help="Stop after so many tokens.")
+TEMPERATURE = Parameter(help="Above 1 more surprising, below 1 less; 0 always takes the most likely token.")
+TOP_P = Parameter(help="Draw among the most likely tokens that together have this probability; 1 is off.")
+TOP_K = Parameter(help="Draw among so many of the most likely tokens; 0 is off.")
+SEED = Parameter(help="Makes the text repeatable; a fresh one where none is given.")
+STOP = Parameter(
+    allow_leading_hyphen=True,
+    negative="",
+    help=r"End where this text would come; may be given several times. A line break is $'\n' in most shells.",
+)
+
+
+def generate(
+    model: options.Model,
+    /,
+    *,
+    prompt: Annotated[str | None, PROMPT] = None,
+    prompt_file: Annotated[Path | None, PROMPT_FILE] = None,
+    max_tokens: Annotated[int, MAX_TOKENS] = 100,
+    temperature: Annotated[float, TEMPERATURE] = 1.0,
+    top_p: Annotated[float, TOP_P] = 0.85,
+    top_k: Annotated[int, TOP_K] = 0,
+    seed: Annotated[int | None, SEED] = None,
+    stop: Annotated[list[str] | None, STOP] = None,
+    as_json: options.Json = False,
+    dtype: options.Dtype = None,
+    device: options.Device = "cpu",
+    tokenizer: options.Tokenizer = None,
+) -> None:
+    """Continue a text: read it in parallel, then write token by token as an RNN.
+
+    The prompt comes from --prompt, --prompt-file or what is piped in (one line break at the end of a file or
+    a pipe is dropped). Without any, the model starts a new document. The text goes to standard output as it
+    comes, on a terminal after the prompt and with control characters made visible.
+    """
+    text = _prompt(prompt, prompt_file)
+    from receptance.inference import Sampling, fresh_seed
+
+    seed = fresh_seed() if seed is None else seed
+    sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+    lm = options.load(model, dtype, device, tokenizer)
+    tokens = lm.tokenizer.encode(text)
+    pieces = lm.pieces(tokens, max_tokens=max_tokens, sampling=sampling, stop=stop or ())
+    report = Report(prompt=text, prompt_tokens=len(tokens), seed=seed)
+    _write(report, pieces, as_json)
+
+
+def _write(report: Report, pieces: Iterable[Piece], as_json: bool) -> None:
+    """Write the text as it comes, or a report of it when it is whole."""
+    if not as_json and sys.stdout.isatty():
+        terminal.write_dim(report.prompt)
+    for piece in report.watch(pieces):
+        if not as_json:
+            terminal.write(piece.text)
+    if as_json:
+        terminal.print_json(report.as_dict())
+    else:
+        terminal.write("" if report.text.endswith("\n") else "\n")
+        terminal.note(report.summary())
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What was written, and how fast."""
+
+    prompt: str
+    prompt_tokens: int
+    seed: int
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    started: float = 0.0
+    times: list[float] = field(default_factory=list)
+
+    def watch(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """Pass the pieces on, and take note of each and of when it came."""
+        self.started = time.perf_counter()
+        for piece in pieces:
+            self.times.append(time.perf_counter())
+            self.tokens.append(piece.token)
+            self.text += piece.text
+            self.finish_reason = piece.finish_reason
+            yield piece
+
+    @property
+    def prefill_rate(self) -> float:
+        """Tokens of the prompt read in a second, until the first new token is there."""
+        return max(self.prompt_tokens, 1) / (self.times[0] - self.started)
+
+    @property
+    def decode_rate(self) -> float | None:
+        """Tokens written in a second after the first; None where there is but one."""
+        return (len(self.tokens) - 1) / (self.times[-1] - self.times[0]) if len(self.tokens) > 1 else None
+
+    def as_dict(self) -> dict[str, object]:
+        """Return what --json prints."""
+        return {
+            "prompt": self.prompt,
+            "text": self.text,
+            "tokens": self.tokens,
+            "finish_reason": self.finish_reason,
+            "seed": self.seed,
+            "prompt_tokens": self.prompt_tokens,
+            "prefill_tokens_per_second": self.prefill_rate,
+            "decode_tokens_per_second": self.decode_rate,
+        }
+
+    def summary(self) -> str:
+        """Return the same figures for a reader."""
+        reasons = {
+            "length": "--max-tokens",
+            "stop": "a stop string",
+            "end_of_text": "the model's end of text",
+        }
+        written = f"{len(self.tokens)} written" + (
+            f" at {self.decode_rate:,.0f}/s" if self.decode_rate else ""
+        )
+        return (
+            f"tokens: {self.prompt_tokens} read at {self.prefill_rate:,.0f}/s, {written}; "
+            f"ended by {reasons[str(self.finish_reason)]}; seed {self.seed}"
+        )
+
+
+def _prompt(text: str | None, file: Path | None) -> str:
+    """Return the prompt from wherever it comes."""
+    if text is not None and file is not None:
+        raise ConfigError(
+            "--prompt and --prompt-file were both given, but there is one prompt: leave one out."
+        )
+    if text is None and file is None and (sys.stdin is None or sys.stdin.isatty()):
+        return ""
+    if text is not None:
+        # What the shell passed on that is not UTF-8 comes as lone surrogates.
+        data, source = text.encode(errors="surrogateescape"), "--prompt"
+    elif file is None or str(file) == "-":
+        data, source = sys.stdin.buffer.read(), "standard input"
+    else:
+        data, source = file.read_bytes(), str(file)
+    try:
+        decoded = data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{source}: byte {error.start} is 0x{data[error.start]:02x}, which is not UTF-8 text."
+        ) from error
+    if text is not None:
+        return text
+    return decoded.removesuffix("\r\n") if decoded.endswith("\r\n") else decoded.removesuffix("\n")

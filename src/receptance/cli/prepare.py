@@ -1,0 +1,183 @@
+"""`receptance prepare`: turn texts into a folder of tokens to train on."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from receptance.cli import terminal
+
+if TYPE_CHECKING:
+    from receptance import data
+
+SECONDS_BETWEEN_LINES = 10  # where no terminal shows a bar
+
+Globs = Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)]
+
+
+def prepare(
+    *sources: Annotated[str, Parameter(required=True, allow_leading_hyphen=True)],
+    output: Annotated[Path, Parameter(alias="-o")],
+    tokenizer: str = "world",
+    validation_fraction: float = 0.01,
+    include: Globs = None,
+    exclude: Globs = None,
+    text_field: str = "text",
+    errors: Literal["strict", "replace", "skip"] = "strict",
+    deduplicate: Annotated[bool, Parameter(negative="")] = False,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Turn text, JSON lines and folders of them into tokens to train on.
+
+    Each text file is a document, and each line of .jsonl, .ndjson and .json, an object; .gz, .xz, .bz2 and
+    .zst are unpacked. What is held back for validation follows from the text of each document; of fewer than
+    20 documents, each gives its last part. Ctrl-C leaves nothing behind.
+
+    Parameters
+    ----------
+    sources
+        Files and folders to read; - is standard input.
+    output
+        The folder to make: train.bin, train.idx, validation.bin, validation.idx, data.json.
+    tokenizer
+        A name (world, 20b, bytes), a vocabulary file, or bpe:4096 to learn that many tokens from these texts.
+    validation_fraction
+        How much to hold back for validation; 0 for nothing.
+    include
+        In folders, read files of such a name or path, as "*.py", instead of .txt and JSON lines; repeatable.
+    exclude
+        In folders, leave out files and folders of such a name or path; repeatable.
+    text_field
+        The field of a JSON object that holds its text.
+    errors
+        What to do where a document is not UTF-8: stop, put U+FFFD in place of the wrong bytes, or skip it.
+    deduplicate
+        Leave out documents whose text has come before.
+    overwrite
+        Replace what was prepared in the output folder before.
+    """
+    from receptance import data
+
+    started = time.perf_counter()
+    with _progress() as report:
+        description = data.prepare(
+            sources,
+            output,
+            tokenizer=tokenizer,
+            validation_fraction=validation_fraction,
+            include=include or (),
+            exclude=exclude or (),
+            text_field=text_field,
+            errors=errors,
+            deduplicate=deduplicate,
+            overwrite=overwrite,
+            report=report,
+        )
+    _print_statistics(output, description, time.perf_counter() - started)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[data.Progress], None]]:
+    """Show how far the work is on standard error: a bar on a terminal, elsewhere a line now and then."""
+    if not sys.stderr.isatty():
+        yield _Lines().report
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[documents]:,} documents"),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=None, documents=0, rate="")
+        rate = _Rate()
+
+        def report(progress: data.Progress) -> None:
+            if bar.tasks[0].description != progress.stage:
+                bar.reset(task)
+            bar.update(
+                task,
+                description=progress.stage,
+                total=progress.bytes_to_read or None,
+                completed=progress.bytes_read,
+                documents=progress.documents,
+                rate=rate.text(progress),
+            )
+
+        yield report
+
+
+class _Rate:
+    """How fast text is read, in the stage that is under way."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._started = self._latest = time.perf_counter()
+
+    def text(self, progress: data.Progress) -> str:
+        """Return the speed; to be called at each step of the work."""
+        if progress.stage != self._stage:
+            self._stage, self._started = progress.stage, self._latest
+        self._latest = time.perf_counter()
+        return f"{progress.bytes_of_text / 1e6 / max(self._latest - self._started, 1e-3):.1f} MB/s"
+
+
+class _Lines:
+    """Says how far the work is, a line every few seconds, for logs."""
+
+    def __init__(self) -> None:
+        self._rate = _Rate()
+        self._printed = time.perf_counter()
+
+    def report(self, progress: data.Progress) -> None:
+        """Print a line where the last one is some time ago."""
+        rate = self._rate.text(progress)
+        if time.perf_counter() - self._printed < SECONDS_BETWEEN_LINES:
+            return
+        self._printed = time.perf_counter()
+        share = f"{progress.bytes_read / max(progress.bytes_to_read, 1):.0%}"
+        print(f"{progress.stage}: {share}, {progress.documents:,} documents, {rate}", file=sys.stderr)
+
+
+def _print_statistics(output: Path, description: data.Description, seconds: float) -> None:
+    terminal.print_table(
+        ("split", "documents", "tokens", "text", "bytes per token", "longest document"),
+        [
+            (
+                name,
+                f"{split.documents:,}",
+                f"{split.tokens:,}",
+                terminal.bytes_as_text(split.bytes_of_text),
+                f"{split.bytes_per_token:.3f}",
+                f"{split.longest_document:,} tokens",
+            )
+            for name, split in description.splits.items()
+        ],
+        numbers=("documents", "tokens", "text", "bytes per token", "longest document"),
+    )
+    left_out = [
+        f"{count:,} {reason}"
+        for count, reason in (
+            (description.empty, "without text"),
+            (description.undecodable, "not UTF-8"),
+            (description.duplicates, "that had come before"),
+        )
+        if count
+    ]
+    if left_out:
+        print(f"left out: {', '.join(left_out)}")
+    megabytes = sum(split.bytes_of_text for split in description.splits.values()) / 1e6
+    print(
+        f"{output}: tokenizer {description.tokenizer}, {description.vocabulary_size:,} ids; "
+        f"made in {seconds:.1f} s, {megabytes / seconds:.1f} MB/s"
+    )

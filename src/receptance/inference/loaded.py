@@ -1,0 +1,179 @@
+"""A model and its tokenizer as one thing that reads and writes text: what `receptance.load` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from receptance import checkpoints
+from receptance.checkpoints import Checkpoint
+from receptance.errors import ConfigError, TokenizerError
+from receptance.inference.generate import Piece, generate, require_known
+from receptance.inference.sampling import Sampling, fresh_seed
+from receptance.models import AnyModel, Config, State
+from receptance.tokenizers import Tokenizer, find_tokenizer, load_tokenizer
+
+
+def load(
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    tokenizer: str | Path | Tokenizer | None = None,
+    **config_overrides: int | float,
+) -> Loaded:
+    """Load a checkpoint for inference: a file of any known format, a Hugging Face folder or a run folder.
+
+    dtype             number format of the matrices; None keeps that of the file
+    tokenizer         a vocabulary file, a name or a tokenizer; None finds what belongs to the checkpoint
+    config_overrides  fields of the config to set otherwise than the file does, such as layer_norm_epsilon
+
+    Raises CheckpointError when the weights cannot be loaded, ConfigError when an argument cannot be obeyed,
+    and TokenizerError when the tokenizer that was asked for cannot be loaded or has more ids than the model.
+    Where none was asked for and none is found, only what needs text raises.
+    """
+    if isinstance(tokenizer, (str, Path)):
+        tokenizer = load_tokenizer(tokenizer)
+    checkpoint = checkpoints.load(path, dtype=dtype, device=device, **config_overrides)
+    rows = checkpoint.model.config.vocabulary_size
+    if tokenizer is not None and tokenizer.vocabulary_size > rows:
+        raise TokenizerError(
+            f"{path}: the model has {rows:,} rows, but the tokenizer {tokenizer.name} needs "
+            f"{tokenizer.vocabulary_size:,}: it belongs to another model."
+        )
+    return Loaded(checkpoint, tokenizer)
+
+
+class Loaded:
+    """A model with its tokenizer, ready to read and write.
+
+    Call it with tokens for logits, or let it `generate` or `stream` text. Nothing here records gradients: to
+    train, use `.model`, an ordinary torch module.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, tokenizer: Tokenizer | None = None) -> None:
+        self.checkpoint = checkpoint
+        self._tokenizer = tokenizer
+
+    def __repr__(self) -> str:
+        """Say which model this is, how large, and from where."""
+        model, config = self.model, self.config
+        dtype = str(model.dtype).removeprefix("torch.")
+        return (
+            f"<RWKV-{config.generation} with {model.num_parameters:,} parameters: {config.num_layers} layers "
+            f"of {config.hidden_size}, vocabulary {config.vocabulary_size}, {dtype} on {model.device}, "
+            f"from {self.checkpoint.path}>"
+        )
+
+    @property
+    def model(self) -> AnyModel:
+        """The torch module."""
+        return self.checkpoint.model
+
+    @property
+    def config(self) -> Config:
+        """The sizes of the model."""
+        config: Config = self.model.config
+        return config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What turns text into token ids; raises TokenizerError, saying where it looked, if there is none."""
+        if self._tokenizer is None:
+            checkpoint = self.checkpoint
+            self._tokenizer = find_tokenizer(
+                checkpoint.path, checkpoint.tokenizer, self.config.vocabulary_size
+            )
+        return self._tokenizer
+
+    @torch.inference_mode()
+    def __call__(
+        self, tokens: Int[Tensor, "batch time"], state: State | None = None
+    ) -> tuple[Float[Tensor, "batch time vocabulary"], State]:
+        """Read a span of tokens; `logits[:, t]` scores the token that follows `tokens[:, t]`.
+
+        Without a state the texts begin here. The state that comes back has read the tokens too; the one
+        handed in is not changed, so it may be used again. Any split of a text gives the same logits.
+
+        Raises ConfigError when tokens are not an integer tensor `[batch, time]` of ids of the model.
+        """
+        if tokens.ndim != 2 or tokens.is_floating_point() or tokens.shape[1] == 0:
+            raise ConfigError(
+                f"tokens are {tokens.dtype} of shape {tuple(tokens.shape)}, but they must be integers of "
+                "shape [batch, time], time at least 1: torch.tensor([lm.tokenizer.encode(text)])."
+            )
+        require_known(tokens, self.config.vocabulary_size)
+        logits, state = self.model(tokens.to(self.model.device), state)
+        return logits, state
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int = 100,
+        temperature: float = 1.0,
+        top_p: float = 0.85,
+        top_k: int = 0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> str:
+        """Return the text that continues the prompt, without the prompt.
+
+        max_tokens   the text ends after so many tokens, if it has not ended before
+        temperature  above 1 evens the candidates out, below 1 sharpens them, 0 takes the most likely
+        top_p        the candidates together have at least this probability, at temperature 1; 1 keeps all
+        top_k        the candidates are this many; 0 keeps all
+        seed         makes the text repeatable; None draws a fresh one
+        stop         strings that end the text, which leaves them out
+
+        An empty prompt starts a document. Raises ConfigError when a setting is out of range, TokenizerError
+        when there is no tokenizer.
+        """
+        sampling = _sampling(temperature, top_p, top_k, seed)
+        return "".join(
+            piece.text for piece in self.pieces(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop)
+        )
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int = 100,
+        temperature: float = 1.0,
+        top_p: float = 0.85,
+        top_k: int = 0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> Iterator[str]:
+        """Yield what `generate` returns, piece by piece, as soon as it is certain; never half a character."""
+        sampling = _sampling(temperature, top_p, top_k, seed)
+        pieces = self.pieces(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop)
+        return (piece.text for piece in pieces if piece.text)
+
+    def pieces(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 100,
+        sampling: Sampling | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> Iterator[Piece]:
+        """Yield each token with its text, and at last the reason for the end; see `inference.generate`."""
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        return generate(
+            self.model,
+            self.tokenizer,
+            tokens,
+            max_tokens=max_tokens,
+            sampling=sampling or Sampling(),
+            stop=stop,
+        )
+
+
+def _sampling(temperature: float, top_p: float, top_k: int, seed: int | None) -> Sampling:
+    seed = fresh_seed() if seed is None else seed
+    return Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)

@@ -1,0 +1,38 @@
+"""The cross entropy in place, in torch operations: any device, any precision."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_PIECE = 1 << 24  # logits that are held in full precision at once
+
+
+def in_place(
+    logits: Tensor, targets: Tensor, max_logit_weight: float, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the nll and the largest logit of each token, and write the gradient over the logits."""
+    rows = max(_PIECE // logits.shape[1], 1)
+    pieces = [
+        _piece(x, t, max_logit_weight, gradient)
+        for x, t in zip(torch.split(logits, rows), torch.split(targets.long(), rows), strict=True)
+    ]
+    nlls, tops = zip(*pieces, strict=True)
+    return torch.cat(nlls), torch.cat(tops)
+
+
+def _piece(logits: Tensor, targets: Tensor, max_logit_weight: float, gradient: bool) -> tuple[Tensor, Tensor]:
+    is_counted = targets >= 0
+    target = targets.clamp_min(0)[:, None]
+    x = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32, copy=True)
+    top, peak = x.max(dim=1, keepdim=True)
+    x -= top
+    at_target = x.gather(1, target)
+    total = x.exp_().sum(dim=1, keepdim=True)
+    nll = total.log() - at_target
+    if gradient:
+        x /= total
+        x.scatter_add_(1, target, -torch.ones_like(top))
+        x.scatter_add_(1, peak, max_logit_weight * top)
+        logits.copy_(torch.where(is_counted[:, None], x, 0.0))
+    return nll[:, 0].where(is_counted, 0.0), top[:, 0].where(is_counted, 0.0)

@@ -1,0 +1,126 @@
+"""What a recipe can say: every key of its TOML file, with its type, its limits and its default.
+
+A recipe is strict: an unknown key, a wrong type or a value out of bounds is an error that names the key.
+Paths that are not absolute begin at the current folder, not at the recipe's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RunConfig:
+    """`[run]`: where the run lives, and what it may use of the machine.
+
+    `threads` and `tune_allocator` change the whole process, so the command line obeys them and
+    `receptance.training.train` does not.
+    """
+
+    folder: Path
+    seed: Count = 0
+    threads: Count = 0  # 0: what torch thinks best
+    device: str = "cpu"
+    tune_allocator: bool = True  # see kernels.tune_allocator
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelConfig:
+    """`[model]`: either the sizes of a fresh model, or the checkpoint to start from."""
+
+    initial: Path | None = None
+    generation: Literal["4"] = "4"
+    num_layers: Count = 0
+    hidden_size: Count = 0
+    attention_size: Count = 0  # 0: hidden_size
+    feed_forward_size: Count = 0  # 0: what is usual for the generation
+    vocabulary_size: Count = 0  # 0: that of the data's tokenizer
+
+    @model_validator(mode="after")
+    def _fresh_or_initial(self) -> ModelConfig:
+        sizes = ("num_layers", "hidden_size", "attention_size", "feed_forward_size", "vocabulary_size")
+        given = [name for name in sizes if getattr(self, name)]
+        if self.initial is not None and given:
+            raise ValueError(f"initial brings its own sizes, so {', '.join(given)} cannot be set beside it")
+        if self.initial is None and not (self.num_layers and self.hidden_size):
+            raise ValueError("num_layers and hidden_size are needed, or initial, a checkpoint to start from")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DataConfig:
+    """`[data]`: a folder that `receptance prepare` made, and how many tokens a sample has."""
+
+    folder: Path
+    context: Positive
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TrainingConfig:
+    """`[training]`: how much is computed, in which numbers, and what is kept of it.
+
+    A step reads `batch_size * accumulation` samples. The run ends at the first of the bounds it was given.
+    With `max_minutes` the learning rate depends on the clock, so such a run cannot be repeated exactly.
+    """
+
+    batch_size: Positive  # samples in memory at a time
+    accumulation: Positive = 1  # batches whose gradients are summed for one step
+    max_steps: Count = 0  # 0: no such bound
+    max_tokens: Count = 0
+    max_minutes: Amount = 0.0
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of the matrices; what is summed stays float32
+    compile: bool = False  # torch.compile: faster steps after a minute or so
+    max_logit_weight: Amount = 0.0  # see kernels.linear_cross_entropy; the paper's recipe uses 1e-4
+    gradient_clip: Amount = 1.0  # largest norm of the whole gradient; 0: no limit
+    validate_every: Count = 500  # steps; 0: at the end alone
+    validation_tokens: Positive = 100_000
+    save_every: Count = 1000  # steps; 0: at the end alone
+    log_every: Positive = 1  # steps
+
+    @model_validator(mode="after")
+    def _bounded(self) -> TrainingConfig:
+        if not (self.max_steps or self.max_tokens or self.max_minutes):
+            raise ValueError("the run would never end: set max_steps, max_tokens or max_minutes")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class OptimizerConfig:
+    """`[optimizer]`: AdamW, and a learning rate that stays, then falls exponentially.
+
+    The defaults are those of the published RWKV-4 models (arxiv.org/abs/2305.13048, appendix G), whose
+    trainer learns decays twice and bonuses three times as fast as the rest.
+    """
+
+    learning_rate: Amount
+    final_learning_rate: Amount
+    plateau: Share = 0.0  # share of the run before the learning rate begins to fall
+    warm_up_steps: Count = 0  # steps over which it rises from a fifth
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Amount = 0.0  # on matrices alone
+    time_decay_multiplier: Amount = 2.0  # times the learning rate, for the parameters of that name
+    time_first_multiplier: Amount = 3.0
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Config:
+    """A whole recipe, every default filled in."""
+
+    run: RunConfig
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig
+    optimizer: OptimizerConfig

@@ -1,0 +1,145 @@
+"""Reading and writing a recipe: a TOML file, changed by `--section.key=value`, becomes a checked `Config`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import tomli_w
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from receptance import atomic
+from receptance.errors import ConfigError
+from receptance.training.config import Config
+
+# A value as TOML and JSON know it; what a key may hold is checked afterwards.
+Tables = dict[str, Any]
+
+_SECTIONS: Mapping[str, type] = get_type_hints(Config)
+_ADAPTER = TypeAdapter(Config)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a recipe, change it by overrides such as `--training.batch_size=8`, and check the whole.
+
+    An override may leave out its dashes, write `-` for `_`, and put the value into the next word. A value is
+    read as TOML (`[0.9, 0.95]`, `true`, `3e-4`), but for keys that hold text.
+
+    Raises ConfigError where the file cannot be read, or a key is unknown, missing or out of bounds; the text
+    names the key, what came and what was needed.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: this recipe cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8, so this is no recipe.") from error
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: this recipe is not valid TOML: {error}.") from error
+    overridden = _override(tables, overrides)
+    return _checked(tables, source=str(path), overridden=overridden)
+
+
+def config_from_tables(tables: Tables, source: str) -> Config:
+    """Check nested tables, as `config_to_tables` gives them. Raises ConfigError that names the source."""
+    return _checked(tables, source=source, overridden=frozenset())
+
+
+def config_to_tables(config: Config) -> Tables:
+    """Return the config as nested tables of plain values, without the keys that are None."""
+    tables: Tables = _ADAPTER.dump_python(config, mode="json", exclude_none=True)
+    return tables
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Write the whole config as TOML, defaults included; loading it again gives an equal one."""
+    atomic.write_text(path, tomli_w.dumps(config_to_tables(config)))
+
+
+def _override(tables: Tables, overrides: Sequence[str]) -> frozenset[str]:
+    """Put each override into the tables, and return the keys that it changed."""
+    changed = set()
+    words = iter(overrides)
+    for word in words:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not equals:
+            value = next(words, "")
+        key = key.replace("-", "_")
+        section, dot, name = key.partition(".")
+        if not (dot and section and name and value):
+            raise ConfigError(f"{word!r} changes nothing. Write --section.key=value, such as --run.seed=1.")
+        table = tables.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"[{section}] is {table!r} in the recipe, but it must be a table.")
+        table[name] = _parsed(section, name, value)
+        changed.add(key)
+    return frozenset(changed)
+
+
+def _parsed(section: str, name: str, value: str) -> object:
+    """Read the text of an override as TOML, unless its key holds text anyway."""
+    hint = _keys(section).get(name, int)
+    kinds = get_args(hint) or (hint,)
+    if any(kind in (str, Path) or isinstance(kind, str) for kind in kinds):  # a Literal's kinds are texts
+        return value
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value
+
+
+def _keys(section: str) -> Mapping[str, Any]:
+    """Return the keys of a section with their types; none where there is no such section."""
+    return get_type_hints(_SECTIONS[section]) if section in _SECTIONS else {}
+
+
+def _checked(tables: Tables, *, source: str, overridden: frozenset[str]) -> Config:
+    """Turn tables into a config: TOML's types are JSON's, with which pydantic is strict in the right way."""
+    try:
+        return _ADAPTER.validate_json(json.dumps(tables, default=str), strict=True)
+    except ValidationError as error:
+        lines = [_complaint(detail, source, overridden) for detail in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _complaint(detail: ErrorDetails, source: str, overridden: frozenset[str]) -> str:
+    """Say in one line which key is wrong, what came, and what was needed."""
+    place = [str(part) for part in detail["loc"]]
+    key = ".".join(place[:2])
+    kind, came, needed = detail["type"], detail["input"], detail["msg"]
+    where = "command line" if any(f"{name}.".startswith(f"{key}.") for name in overridden) else source
+    if kind == "value_error":  # from a section's own check, which any key of it may have caused
+        return f"{source}: [{key}]: {needed.removeprefix('Value error, ')}."
+    if kind == "unexpected_keyword_argument":
+        return f"{where}: there is no key {key!r}.{_suggestion(key)}"
+    if kind == "missing" and len(place) == 1:
+        return f"{where}: the section [{key}] is missing."
+    if kind == "missing" and len(place) == 2:
+        return f"{where}: the key {key!r} is missing. Set it there, or by --{key}=…"
+    if kind == "missing":
+        return f"{where}: {key} is {came!r}, but a value more is needed."
+    if kind == "dataclass_type":
+        return f"{where}: [{key}] is {came!r}, but it must be a table."
+    needed = needed[0].lower() + needed[1:]
+    return f"{where}: {'.'.join(place)} is {came!r}, but the {needed.replace('input', 'value', 1)}."
+
+
+def _suggestion(key: str) -> str:
+    """Return " Did you mean ...?" where a known key looks like this one, in any section."""
+    known = list(_SECTIONS)
+    for section in _SECTIONS:
+        known.extend(f"{section}.{name}" for name in _keys(section))
+    same_name = [other for other in known if "." in other and other.split(".")[1] == key.split(".")[-1]]
+    for other in (*same_name, *difflib.get_close_matches(key, known, n=1)):
+        return f" Did you mean {other!r}?"
+    section = key.partition(".")[0]
+    names = _keys(section) or _SECTIONS
+    return f" Known are {', '.join(names)}."

@@ -1,0 +1,184 @@
+"""Starting a run, or going on with one: everything is checked and put together before a step is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from receptance import checkpoints
+from receptance.checkpoints.generations import GENERATIONS
+from receptance.errors import ConfigError, TrainingError
+from receptance.models import AnyModel
+from receptance.training.config import Config, ModelConfig
+from receptance.training.corpus import Corpus, open_corpus
+from receptance.training.metrics import Record, read_metrics, rewind_metrics
+from receptance.training.optimizer import MasterAdamW
+from receptance.training.plot import plot_loss
+from receptance.training.recipe import config_to_tables, load_config, save_config
+from receptance.training.run_folder import RunFolder
+from receptance.training.snapshot import Position, Snapshot, load_snapshot
+from receptance.training.trainer import Progress, Result, Trainer, Validation
+
+# What decides which numbers a run has computed so far; it goes on with the same, or not at all.
+FIXED = (
+    "run.seed",
+    *(f"model.{field.name}" for field in fields(ModelConfig)),
+    "data.context",
+    "training.batch_size",
+    "training.accumulation",
+    "training.dtype",
+)
+
+
+def train(
+    config: Config,
+    *,
+    resume: bool = False,
+    report: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Train a model as the config says, and leave checkpoint, metrics and picture in the run's folder.
+
+    `report` is called after every step. `stop` is asked after every step; when it says yes, the run is saved
+    and can be resumed: with `resume` it goes on from the snapshot in its folder as if it had never stopped
+    (see `resume_config`). `signals.stop_on_signals` makes a `stop` that Ctrl-C sets.
+
+    Raises ConfigError or DataError before the first step where recipe, model and text do not fit together,
+    CheckpointError where a file is damaged, and TrainingError where the run cannot go on.
+    """
+    folder = RunFolder(config.run.folder)
+    if not resume:
+        folder.refuse_if_used()
+    corpus = open_corpus(config.data, config.run.seed)
+    trainer = _resumed(config, folder, corpus) if resume else _started(config, folder, corpus)
+    result = trainer.run(report, stop)
+    plot_loss(read_metrics(folder.metrics), folder.plot, title=_title(folder, trainer.model))
+    return result
+
+
+def resume_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Return the config of the run in a folder, to go on by `train(resume_config(folder), resume=True)`.
+
+    Overrides may change what has no part in the past, such as `--training.max_steps=…`. Raises ConfigError as
+    `load_config` does.
+    """
+    path = RunFolder(Path(folder)).config
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder} holds no run: there is no {path.name}. Start one by `receptance train RECIPE`."
+        )
+    return load_config(path, [*overrides, f"--run.folder={folder}"])
+
+
+def _started(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
+    """Return a run before its first step, and make its folder."""
+    if config.model.initial is None:
+        model = _fresh_model(config, corpus.description.vocabulary_size)
+    else:
+        initial = checkpoints.load(config.model.initial, dtype=torch.float32)
+        corpus.check_tokenizer(initial)
+        model = initial.model
+    corpus.check_vocabulary(model.config.vocabulary_size)
+    model = _placed(model, config)
+    optimizer = MasterAdamW(model, config.optimizer)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        save_config(config, folder.config)
+        corpus.copy_tokenizer(folder.path)
+    except OSError as error:
+        raise ConfigError(f"run.folder is {folder.path}, which cannot be written: {error}.") from error
+    return Trainer(
+        config, model=model, optimizer=optimizer, corpus=corpus, folder=folder, position=Position()
+    )
+
+
+def _resumed(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
+    """Return a run as it was when its snapshot was taken, and forget what it did afterwards."""
+    snapshot = load_snapshot(folder.snapshot)
+    _check_same_run(config, corpus, snapshot, folder)
+    model = _placed(_empty_model(**snapshot.model), config)
+    corpus.check_vocabulary(model.config.vocabulary_size)
+    optimizer = MasterAdamW(model, config.optimizer)
+    try:
+        optimizer.load_state(snapshot.tensors)
+    except TrainingError as error:
+        raise TrainingError(f"{folder.snapshot}: {error}") from error
+    records = rewind_metrics(folder.metrics, snapshot.position.step)
+    save_config(config, folder.config)
+    return Trainer(
+        config,
+        model=model,
+        optimizer=optimizer,
+        corpus=corpus,
+        folder=folder,
+        position=snapshot.position,
+        saved_step=snapshot.position.step,
+        validation=_last_validation(records),
+    )
+
+
+def _fresh_model(config: Config, vocabulary_size: int) -> AnyModel:
+    """Return a model of the recipe's sizes with the starting values that the seed decides."""
+    sizes = asdict(config.model)
+    del sizes["initial"]
+    given = {name: value for name, value in sizes.items() if value}
+    model = _empty_model(**{"vocabulary_size": vocabulary_size, **given})
+    model.initialise(torch.Generator().manual_seed(config.run.seed))
+    return model
+
+
+def _empty_model(*, generation: str, **sizes: Any) -> AnyModel:
+    """Return a model whose values are yet to be filled in, on the CPU."""
+    kind = GENERATIONS[generation]
+    with torch.device("meta"):  # initialising takes long, and happens once
+        model = kind.model(kind.config(**sizes))
+    return model.to_empty(device="cpu")
+
+
+def _placed(model: AnyModel, config: Config) -> AnyModel:
+    """Put a float32 model into the number format and onto the device of the run."""
+    try:
+        model.to(torch.device(config.run.device))
+    except (RuntimeError, AssertionError) as error:  # torch says in many ways that a device is not there
+        raise ConfigError(f"run.device is {config.run.device!r}, which torch cannot use: {error}") from error
+    return model.cast_matrices(getattr(torch, config.training.dtype)).train()
+
+
+def _check_same_run(config: Config, corpus: Corpus, snapshot: Snapshot, folder: RunFolder) -> None:
+    """Raise ConfigError where the config would not go on with this run but with another."""
+    if corpus.identity() != snapshot.data:
+        raise ConfigError(
+            f"{corpus.folder} holds {corpus.identity()}, but the run in {folder.path} was trained on "
+            f"{dict(snapshot.data)}. Set --data.folder to that text, or start a new run."
+        )
+    wanted, had = config_to_tables(config), snapshot.recipe
+    for key in FIXED:
+        section, _, name = key.partition(".")
+        now, before = wanted[section].get(name), had[section].get(name)
+        if now != before:
+            raise ConfigError(
+                f"{key} is {now!r}, but the run in {folder.path} was trained with {before!r}, and going on "
+                f"cannot change that. Start a new run; model.initial={folder.checkpoint} begins where this "
+                "one ended."
+            )
+
+
+def _last_validation(records: Sequence[Record]) -> Validation | None:
+    """Return the last validation of a log."""
+    for record in reversed(records):
+        if record["kind"] == "validation":
+            return Validation(**{name: record[name] for name in ("step", "loss", "bits_per_byte")})
+    return None
+
+
+def _title(folder: RunFolder, model: AnyModel) -> str:
+    """Return what is written over the picture of a run."""
+    sizes = model.config
+    return (
+        f"{folder.path.name}: RWKV-{sizes.generation}, {sizes.num_layers} layers of {sizes.hidden_size}, "
+        f"{model.num_parameters / 1e6:.1f} M parameters"
+    )

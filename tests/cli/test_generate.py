@@ -1,0 +1,226 @@
+"""`receptance generate`: where the prompt comes from, what it prints, and how it complains."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from receptance import checkpoints
+from receptance.cli.main import main
+from receptance.inference import Sampling, load
+from tests.inference.models import random_model
+
+BASE = ("--max-tokens", "12", "--seed", "3")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("run") / "model.safetensors"
+    checkpoints.save(random_model(), path, tokenizer="bytes")
+    return str(path)
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    assert main(["generate", *arguments, "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    result = json.loads(out)
+    assert isinstance(result, dict)
+    return result
+
+
+def pipe(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_it_writes_what_the_library_writes(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ("--temperature", "1.3", "--top-p", "0.9", "--top-k", "90", "--stop", "zz", "--stop", "\x05")
+    assert main(["generate", model, "--prompt", "Once", *BASE, *settings]) == 0
+    expected = load(model).generate(
+        "Once", max_tokens=12, seed=3, temperature=1.3, top_p=0.9, top_k=90, stop=["zz", "\x05"]
+    )
+    printed = capsys.readouterr()
+    assert printed.out == expected + "\n"
+    assert printed.err == ""
+
+
+def test_a_seed_reproduces_and_the_seed_of_json_repeats_the_text(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = as_json(capsys, model, "--prompt", "a", "--top-p", "1")
+    again = as_json(capsys, model, "--prompt", "a", "--top-p", "1", "--seed", str(first["seed"]))
+    other = as_json(capsys, model, "--prompt", "a", "--top-p", "1")
+    assert first["text"] == again["text"] != other["text"]
+
+
+def test_json_says_all(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    result = as_json(capsys, model, "--prompt", "né", *BASE)
+    pieces = list(load(model).pieces("né", max_tokens=12, sampling=Sampling(seed=3)))
+    assert result["prompt"] == "né"
+    assert result["prompt_tokens"] == 3
+    assert result["tokens"] == [piece.token for piece in pieces]
+    assert result["text"] == "".join(piece.text for piece in pieces)
+    assert result["finish_reason"] == pieces[-1].finish_reason
+    assert result["seed"] == 3
+    assert float(str(result["prefill_tokens_per_second"])) > 0
+    assert float(str(result["decode_tokens_per_second"])) > 0
+
+
+def test_json_is_whole_where_the_output_holds_no_such_characters(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = as_json(capsys, model, "--prompt", "漢", *BASE)
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
+    assert main(["generate", model, "--prompt", "漢", *BASE, "--json"]) == 0
+    assert json.loads(output.getvalue())["prompt"] == "漢"
+    assert json.loads(output.getvalue())["text"] == expected["text"]
+    assert main(["generate", model, "--prompt", "漢", *BASE]) == 0  # text has question marks instead
+    assert "\ufffd" in str(expected["text"])
+    assert b"?" in output.getvalue().splitlines()[-1]
+
+
+def test_a_single_token_has_no_decoding_speed(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert as_json(capsys, model, "--prompt", "a", "-n", "1")["decode_tokens_per_second"] is None
+
+
+@pytest.mark.parametrize(
+    ("data", "prompt"),
+    [
+        (b"Once\n", "Once"),
+        (b"Once\r\n", "Once"),
+        (b"Once\n\n", "Once\n"),
+        ("nöch ein".encode(), "nöch ein"),
+        (b"", ""),
+    ],
+)
+def test_the_prompt_comes_from_a_file_or_a_pipe_less_one_line_break(
+    model: str,
+    data: bytes,
+    prompt: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_bytes(data)
+    assert as_json(capsys, model, "--prompt-file", str(file), *BASE)["prompt"] == prompt
+    for arguments in ([], ["--prompt-file", "-"]):
+        pipe(monkeypatch, data)
+        assert as_json(capsys, model, *arguments, *BASE)["prompt"] == prompt
+
+
+def test_where_there_is_nothing_to_read_a_document_is_started(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # as in a process whose standard input was closed
+    result = as_json(capsys, model, *BASE)
+    assert (result["prompt"], result["prompt_tokens"]) == ("", 0)
+    assert result["text"] == load(model).generate("", max_tokens=12, seed=3)
+
+
+def test_a_prompt_may_begin_with_a_hyphen_and_is_taken_as_it_is(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert as_json(capsys, model, "--prompt", "- one\n", *BASE)["prompt"] == "- one\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--temperature", "-1"), "temperature is -1.0, but it must be 0 (greedy) or above"),
+        (("--temperature", "nan"), "temperature is nan"),
+        (("--top-p", "2"), "top_p is 2.0, but it is a probability"),
+        (("--top-k", "-3"), "top_k is -3"),
+        (("--seed", "-1"), "seed is -1"),
+        (("--max-tokens", "0"), "max_tokens is 0"),
+        (("--stop", ""), "stop string is empty"),
+        (("--device", "nonsense"), "device 'nonsense' cannot be used"),
+        (("--tokenizer", "nonsense"), "nonsense: is neither a tokenizer's name"),
+        (
+            ("--tokenizer", "world"),
+            "the model has 256 rows, but the tokenizer rwkv_vocab_v20230424 needs 65,536",
+        ),
+        (("--prompt-file", "x"), "--prompt and --prompt-file were both given"),
+    ],
+)
+def test_settings_that_cannot_be_obeyed_are_explained(
+    model: str, arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", model, "--prompt", "a", *arguments]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert complaint in printed.err
+    assert printed.out == ""
+
+
+def test_a_prompt_that_is_not_text_is_refused_with_the_byte(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "weights.bin"
+    file.write_bytes(b"abc\x80def")
+    assert main(["generate", model, "--prompt-file", str(file)]) == 1
+    assert capsys.readouterr().err == f"error: {file}: byte 3 is 0x80, which is not UTF-8 text.\n"
+    pipe(monkeypatch, b"\xff")
+    assert main(["generate", model]) == 1
+    assert capsys.readouterr().err == "error: standard input: byte 0 is 0xff, which is not UTF-8 text.\n"
+    assert main(["generate", model, "--prompt", os.fsdecode(b"a\xfe")]) == 1
+    assert capsys.readouterr().err == "error: --prompt: byte 1 is 0xfe, which is not UTF-8 text.\n"
+
+
+def test_files_that_are_not_there_or_not_files_are_named(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", model, "--prompt-file", str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'none'}: No such file or directory\n"
+    assert main(["generate", model, "--prompt-file", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory\n"
+    assert main(["generate", str(tmp_path / "none"), "--prompt", "a"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'none'}: there is no such file or folder")
+    assert main(["generate", str(tmp_path), "--prompt", "a"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: there is neither")
+
+
+def run_on_terminal(*arguments: str) -> tuple[str, int]:
+    """Run the program with a terminal for output, and nothing to read; return what it showed."""
+    leader, follower = pty.openpty()
+    program = [sys.executable, "-c", "import sys; from receptance.cli.main import main; sys.exit(main())"]
+    environment = {**os.environ, "TERM": "xterm", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*program, *arguments], stdin=follower, stdout=follower, stderr=follower, env=environment
+    )
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(leader, 4096)
+        except OSError:  # the other end is closed
+            break
+    os.close(leader)
+    return shown.decode().replace("\r\n", "\n"), process.wait()
+
+
+def test_on_a_terminal_the_prompt_is_dim_control_characters_are_visible_and_speeds_come_last(
+    tmp_path: Path,
+) -> None:
+    import torch
+
+    silent = random_model()
+    with torch.no_grad():
+        silent.head.weight.zero_()  # all tokens are alike, so greedy takes the first that is allowed
+        silent.ln_out.weight.zero_()
+        silent.ln_out.bias.fill_(1.0)
+        silent.head.weight[0x1B] = 1.0
+    checkpoints.save(silent, tmp_path / "model.safetensors", tokenizer="bytes")
+    shown, code = run_on_terminal("generate", str(tmp_path), "--prompt", "Hi\x1b[31m", "--max-tokens", "3")
+    assert code == 0
+    assert shown.startswith("\x1b[2mHi␛[31m\x1b[0m␛␛␛\n")
+    assert "tokens: 7 read at" in shown
+    assert "ended by --max-tokens; seed" in shown

@@ -1,0 +1,96 @@
+"""`receptance verify`: what it prints, and that it fails where a model does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from receptance import checkpoints, inference, kernels
+from receptance.cli.main import main
+from tests.inference.models import random_model
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    checkpoints.save(random_model(), tmp_path / "model.safetensors", tokenizer="bytes")
+    return str(tmp_path)
+
+
+def test_a_right_model_passes_and_every_way_has_its_line(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", model, "--tokens", "40"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["40", "tokens", "in", "parallel,", "beside", "…", "logits", "final", "state"]
+    ways = ["one token at a time", "split in the middle", "in float64"]
+    ways += [f"wkv4: {name}" for name in kernels.available("wkv4")]
+    for way in ways:
+        numbers = next(line for line in lines if line.startswith(way)).split()[-2:]
+        assert all(float(number) < 1e-4 for number in numbers)
+    assert lines[-1].startswith("Passed: the largest difference is ")
+
+
+def test_json_holds_what_the_library_finds(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", model, "--text", "Hello, wörld", "--json", "--no-float64"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    lm = inference.load(model)
+    expected = inference.verify(lm.model, torch.tensor([lm.tokenizer.encode("Hello, wörld")]), float64=False)
+    assert result["passed"] is True
+    assert result["tokens"] == 13
+    assert result["dtype"] == "float32"
+    assert result["largest_logit"] == pytest.approx(expected.scale)
+    assert result["tolerance"] == pytest.approx(expected.tolerance)
+    assert [row["way"] for row in result["differences"]] == [row.way for row in expected.differences]
+
+
+def test_a_model_that_is_wrong_is_shown_and_exits_with_1(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forgetful(self: object, tokens: torch.Tensor, state: object = None) -> tuple[torch.Tensor, object]:
+        return original(self, tokens, None)
+
+    from receptance.models import RWKV4
+
+    original = RWKV4.features
+    monkeypatch.setattr(RWKV4, "features", forgetful)
+    assert main(["verify", model]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if line.startswith("one token at a time")).endswith("too large")
+    assert lines[-1].startswith("Failed: ")
+    assert main(["verify", model, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["passed"] is False
+
+
+def test_what_is_not_a_number_is_json_all_the_same(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = random_model()
+    with torch.no_grad():
+        wrong.ln_out.weight.fill_(3e38)
+    checkpoints.save(wrong, Path(model) / "wrong.safetensors", tokenizer="bytes")
+    assert main(["verify", f"{model}/wrong", "--json"]) == 1
+    result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert result["largest_logit"] is None
+    assert main(["verify", f"{model}/wrong"]) == 1
+    assert "nan" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--text", "a", "--tokens", "5"), "--text and --tokens were both given"),
+        (("--tokens", "1"), "--tokens is 1, but it takes at least 2"),
+        (("--tokens", "-5"), "--tokens is -5"),
+        (("--text", "a"), "at least 2 tokens, but there are 1"),
+        (("--text", ""), "at least 2 tokens, but there are 0"),
+        (("--device", "nonsense"), "device 'nonsense' cannot be used"),
+    ],
+)
+def test_what_cannot_be_done_is_explained(
+    model: str, arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", model, *arguments]) == 1
+    assert complaint in capsys.readouterr().err

@@ -1,0 +1,141 @@
+"""What `receptance.load` returns reads like the reference, writes repeatably, and refuses nonsense."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from receptance import checkpoints
+from receptance.errors import CheckpointError, ConfigError, TokenizerError
+from receptance.inference import Loaded, load
+from receptance.inference.sampling import Sampling
+from receptance.tokenizers import load_tokenizer
+from tests.inference.models import Scripted, random_model
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    checkpoints.save(random_model(), tmp_path / "model.safetensors", tokenizer="bytes")
+    return tmp_path
+
+
+def test_logits_are_those_of_the_reference(shared: Path) -> None:
+    lm = load(shared / "data" / "tiny-models" / "rwkv-4.0-660K.safetensors")
+    expected = np.load(shared / "data" / "tiny-models" / "rwkv-4.0-660K.ref.npz")
+    logits, _ = lm(torch.from_numpy(expected["tokens"]).long().unsqueeze(0))
+    np.testing.assert_allclose(logits[0].numpy(), expected["logits"], atol=1e-5)
+
+
+def test_a_state_carries_all_of_the_text_before_and_is_not_changed(run_folder: Path) -> None:
+    lm = load(run_folder)
+    tokens = torch.randint(256, (3, 20), generator=torch.Generator().manual_seed(0))
+    whole, _ = lm(tokens)
+    _, state = lm(tokens[:, :12])
+    before = state.clone()
+    for _ in range(2):
+        rest, _ = lm(tokens[:, 12:], state)
+        torch.testing.assert_close(rest, whole[:, 12:], rtol=1e-5, atol=1e-5)
+    for name, tensor in state.tensors().items():
+        assert torch.equal(tensor, before.tensors()[name])
+
+
+def test_streamed_pieces_join_to_the_generated_text(run_folder: Path) -> None:
+    lm = load(run_folder)
+    stream = partial(lm.stream, "Once", max_tokens=60, temperature=1.2, top_p=0.9, top_k=100, seed=4)
+    generate = partial(lm.generate, "Once", max_tokens=60, temperature=1.2, top_p=0.9, top_k=100, seed=4)
+    pieces = list(stream())
+    assert "".join(pieces) == generate()
+    assert len(pieces) > 10
+    assert all(pieces)
+    stop = generate()[20:23]
+    assert "".join(stream(stop=stop)) == generate(stop=stop) == generate().partition(stop)[0]
+
+
+def test_a_seed_reproduces_and_no_seed_does_not(run_folder: Path) -> None:
+    lm = load(run_folder)
+    assert lm.generate("a", top_p=1, seed=1) == lm.generate("a", top_p=1, seed=1)
+    assert lm.generate("a", top_p=1) != lm.generate("a", top_p=1)
+
+
+def test_generation_follows_the_settings(run_folder: Path) -> None:
+    lm = load(run_folder)
+    greedy = [piece.token for piece in lm.pieces("a", max_tokens=20, sampling=Sampling(temperature=0))]
+    assert lm.generate("a", max_tokens=20, temperature=0) == lm.tokenizer.decode(greedy)
+    assert lm.generate("a", max_tokens=20, top_k=1) == lm.tokenizer.decode(greedy)
+    assert lm.generate("a", max_tokens=20, top_p=0) == lm.tokenizer.decode(greedy)
+
+
+def test_nothing_records_gradients_but_the_model_can(run_folder: Path) -> None:
+    lm = load(run_folder)
+    logits, _ = lm(torch.tensor([[1, 2]]))
+    assert not logits.requires_grad
+    logits, _ = lm.model(torch.tensor([[1, 2]]))
+    logits.sum().backward()
+    assert lm.model.head.weight.grad is not None
+
+
+def test_overrides_and_dtype_reach_the_model(run_folder: Path) -> None:
+    lm = load(run_folder, dtype=torch.bfloat16, layer_norm_epsilon=1e-3)
+    assert lm.model.dtype == torch.bfloat16
+    assert lm.config.layer_norm_epsilon == 1e-3  # type: ignore[attr-defined]  # a field of RWKV4Config
+
+
+def test_it_says_what_it_is(run_folder: Path) -> None:
+    assert repr(load(run_folder)) == (
+        "<RWKV-4 with 57,504 parameters: 3 layers of 32, vocabulary 256, float32 on cpu, "
+        f"from {run_folder / 'model.safetensors'}>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "complaint"),
+    [
+        (torch.tensor([1, 2]), r"shape \(2,\), but they must be integers"),
+        (torch.tensor([[1.0]]), "float32 of shape"),
+        (torch.empty(1, 0, dtype=torch.long), "time at least 1"),
+        (torch.tensor([[1], [256]]), "Token 256 is unknown"),
+        (torch.tensor([[-1]]), "Token -1 is unknown"),
+    ],
+)
+def test_tokens_that_the_model_cannot_read_are_refused(
+    run_folder: Path, tokens: torch.Tensor, complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        load(run_folder)(tokens)
+
+
+def test_a_model_without_a_tokenizer_reads_tokens_and_says_what_it_needs_for_text(tmp_path: Path) -> None:
+    checkpoints.save(random_model(vocabulary_size=300), tmp_path / "model.safetensors")
+    lm = load(tmp_path)
+    logits, _ = lm(torch.tensor([[1, 299]]))
+    assert logits.shape == (1, 2, 300)
+    with pytest.raises(TokenizerError, match="does not name its tokenizer"):
+        lm.generate("a")
+
+
+def test_a_tokenizer_can_be_given_but_not_one_of_a_larger_model(tmp_path: Path) -> None:
+    checkpoints.save(random_model(vocabulary_size=300), tmp_path / "large.safetensors")
+    checkpoints.save(random_model(vocabulary_size=100), tmp_path / "small.safetensors")
+    assert load(tmp_path / "large", tokenizer="bytes").tokenizer.name == "bytes"
+    assert load(tmp_path / "large", tokenizer=load_tokenizer("bytes")).tokenizer.name == "bytes"
+    with pytest.raises(TokenizerError, match="has 100 rows, but the tokenizer bytes needs 256"):
+        load(tmp_path / "small", tokenizer="bytes")
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nothing\.here"):
+        load(tmp_path / "nothing.here")
+
+
+def test_a_stream_that_is_dropped_half_way_leaves_no_trace() -> None:
+    """Inference mode must not leak out of a generator that is not run to its end."""
+    checkpoint = checkpoints.Checkpoint(
+        model=Scripted(b"abcdef"), path=Path("none"), format="none", files=(), tokenizer="bytes", metadata={}
+    )
+    stream = Loaded(checkpoint).stream("x")
+    assert next(stream) == "a"
+    assert not torch.is_inference_mode_enabled()

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from receptance import checkpoints
+from receptance.data import prepare
+from receptance.errors import CheckpointError, ConfigError, DataError, TrainingError
+from receptance.training import Config, Progress, load_config, resume_config, train
+from receptance.training.metrics import read_metrics
+from receptance.training.snapshot import load_snapshot
+from tests.training.conftest import MakeConfig
+
+TIMES = ("seconds", "tokens_per_second")
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    """Return the log of a run without what a clock says."""
+    records = read_metrics(folder / "metrics.jsonl")
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
+
+
+def elsewhere(config: Config, name: str) -> Config:
+    return replace(config, run=replace(config.run, folder=config.run.folder.with_name(name)))
+
+
+def stop_after(step: int) -> tuple[Callable[[Progress], None], Callable[[], bool]]:
+    """Return (report, stop) that end a run after a step."""
+    seen: list[int] = []
+    return lambda progress: seen.append(progress.step), lambda: seen[-1] >= step
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert log(one) == log(other)
+    first, second = (load_snapshot(folder / "snapshot.safetensors").tensors for folder in (one, other))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    models = [checkpoints.load(folder / "model.safetensors").model.state_dict() for folder in (one, other)]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stopped", [1, 4, 7])
+def test_a_stopped_run_goes_on_bit_for_bit(make_config: MakeConfig, dtype: str, stopped: int) -> None:
+    config = make_config(
+        dtype=dtype,
+        max_steps=8,
+        batch_size=3,
+        accumulation=2,
+        validate_every=4,
+        plateau=0.3,
+        weight_decay=0.1,
+    )
+    train(config)
+    broken = elsewhere(config, "broken")
+    report, stop = stop_after(stopped)
+    result = train(broken, report=report, stop=stop)
+    assert result.interrupted
+    assert result.step == stopped
+    assert not train(resume_config(broken.run.folder), resume=True).interrupted
+    assert_same_run(config.run.folder, broken.run.folder)
+
+
+def test_a_killed_run_goes_on_from_its_last_snapshot(make_config: MakeConfig) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 6:
+            raise KilledError
+
+    config = make_config(max_steps=8, save_every=4, validate_every=5)
+    train(config)
+    broken = elsewhere(config, "broken")
+    with pytest.raises(KilledError):
+        train(broken, report=kill)
+    with (broken.run.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"kind": "traini')
+    train(resume_config(broken.run.folder), resume=True)
+    assert_same_run(config.run.folder, broken.run.folder)
+
+
+def test_a_run_folder_holds_what_is_needed_to_use_and_repeat_it(make_config: MakeConfig) -> None:
+    config = make_config()
+    result = train(config)
+    names = {path.name for path in result.folder.path.iterdir()}
+    assert names == {"config.toml", "metrics.jsonl", "model.safetensors", "snapshot.safetensors", "loss.png"}
+    assert load_config(result.folder.config) == config
+    found = checkpoints.load(result.folder.checkpoint)
+    assert found.tokenizer == "bytes"
+    assert found.metadata["training_step"] == "6"
+    logits, _ = found.model(torch.tensor([[100, 101, 102]]))
+    assert logits.shape == (1, 3, 256)
+    repeated = elsewhere(config, "repeated")
+    train(repeated)
+    assert_same_run(config.run.folder, repeated.run.folder)
+
+
+def test_the_tokenizers_file_lies_beside_the_model(tmp_path: Path, make_config: MakeConfig) -> None:
+    (tmp_path / "text.txt").write_text("the cat sat on the mat and the hat\n" * 40, encoding="utf-8")
+    prepare(tmp_path / "text.txt", tmp_path / "data", tokenizer="bpe:300", validation_fraction=0.0)
+    config = make_config(max_steps=1)
+    config = replace(config, data=replace(config.data, folder=tmp_path / "data"))
+    result = train(config)
+    copied = (result.folder.path / "tokenizer.json").read_bytes()
+    assert copied == (tmp_path / "data" / "tokenizer.json").read_bytes()
+    assert checkpoints.load(result.folder.checkpoint).tokenizer == "tokenizer.json"
+
+
+def test_another_seed_gives_another_run(make_config: MakeConfig) -> None:
+    config = make_config(max_steps=2)
+    other = elsewhere(make_config(max_steps=2, seed=1), "other")
+    for one in (config, other):
+        train(one)
+    assert log(config.run.folder)[0]["loss"] != log(other.run.folder)[0]["loss"]
+
+
+def test_a_used_folder_is_refused_and_left_alone(make_config: MakeConfig) -> None:
+    config = make_config(max_steps=1)
+    train(config)
+    before = {path.name: path.read_bytes() for path in config.run.folder.iterdir()}
+    with pytest.raises(ConfigError, match=r"already holds a run.*--resume .*--run\.folder"):
+        train(config)
+    assert {path.name: path.read_bytes() for path in config.run.folder.iterdir()} == before
+    (config.run.folder / "snapshot.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"no snapshot to go on from"):
+        train(config)
+
+
+def test_a_finished_run_stays_as_it_is_until_it_is_given_more(make_config: MakeConfig) -> None:
+    config = make_config(max_steps=3)
+    train(config)
+    before = log(config.run.folder)
+    result = train(resume_config(config.run.folder), resume=True)
+    assert (result.step, result.interrupted) == (3, False)
+    assert result.validation is not None
+    assert log(config.run.folder) == before
+    more = train(resume_config(config.run.folder, ["--training.max_steps=5"]), resume=True)
+    assert more.step == 5
+    assert load_config(more.folder.config).training.max_steps == 5
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "--run.seed=5",
+        "--model.num_layers=3",
+        "--data.context=12",
+        "--training.batch_size=2",
+        "--training.accumulation=3",
+        "--training.dtype=bfloat16",
+    ],
+)
+def test_going_on_cannot_change_what_was_computed(make_config: MakeConfig, override: str) -> None:
+    config = make_config(max_steps=1)
+    train(config)
+    key = override.removeprefix("--").partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"{key} is .* was trained with .*model\.initial="):
+        train(resume_config(config.run.folder, [override, "--training.max_steps=2"]), resume=True)
+
+
+def test_going_on_needs_the_same_text(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(max_steps=1)
+    train(config)
+    (tmp_path / "text.txt").write_text("another text altogether\n" * 40, encoding="utf-8")
+    prepare(tmp_path / "text.txt", tmp_path / "data", tokenizer="bytes", validation_fraction=0.0)
+    overrides = ["--training.max_steps=2", f"--data.folder={tmp_path / 'data'}"]
+    with pytest.raises(ConfigError, match=r"'tokens': 961.* was trained on .*'tokens'.*--data\.folder"):
+        train(resume_config(config.run.folder, overrides), resume=True)
+
+
+def test_a_moved_run_folder_can_go_on(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(max_steps=2)
+    train(config)
+    config.run.folder.rename(tmp_path / "moved")
+    assert train(resume_config(tmp_path / "moved", ["training.max_steps=3"]), resume=True).step == 3
+    assert not config.run.folder.exists()
+
+
+def test_nothing_to_go_on_from_is_an_error(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no run"):
+        resume_config(tmp_path / "nowhere")
+    with pytest.raises(TrainingError, match="nothing to go on from"):
+        train(make_config(), resume=True)
+
+
+def test_training_goes_on_from_a_checkpoints_loss(make_config: MakeConfig, data: Path) -> None:
+    config = make_config(max_steps=40, hidden_size=32)
+    first = train(config)
+    assert first.validation is not None
+    model = replace(config.model, initial=first.folder.checkpoint, num_layers=0, hidden_size=0)
+    tuned = elsewhere(replace(config, model=model), "tuned")
+    rate = replace(config.optimizer, learning_rate=0.0, final_learning_rate=0.0)
+    still = replace(tuned, optimizer=rate, training=replace(config.training, max_steps=1))
+    second = train(still)
+    assert second.validation is not None
+    assert second.validation.loss == pytest.approx(first.validation.loss, rel=1e-6)
+    resumed = train(resume_config(second.folder.path, ["--training.max_steps=2"]), resume=True)
+    assert resumed.step == 2
+
+
+def test_a_checkpoint_of_another_tokenizer_is_refused_before_a_step(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    first = train(make_config(max_steps=1))
+    for animal in ("cat", "owl"):
+        text = tmp_path / f"{animal}.txt"
+        text.write_text(f"the {animal} sat on the mat and the hat\n" * 40, encoding="utf-8")
+        prepare(text, tmp_path / animal, tokenizer="bpe:270", validation_fraction=0.0)
+
+    def tuned(initial: Path, name: str, data: str) -> Config:
+        config = elsewhere(make_config(max_steps=1), name)
+        model = replace(config.model, initial=initial, num_layers=0, hidden_size=0)
+        return replace(config, model=model, data=replace(config.data, folder=tmp_path / data))
+
+    with pytest.raises(ConfigError, match=r"tokenizer 'bytes', but .* was prepared with 'tokenizer\.json'"):
+        train(tuned(first.folder.checkpoint, "one", "cat"))
+    config = make_config(max_steps=1)
+    learnt = train(elsewhere(replace(config, data=replace(config.data, folder=tmp_path / "cat")), "learnt"))
+    with pytest.raises(ConfigError, match=r"learnt/tokenizer\.json is not the tokenizer that"):
+        train(tuned(learnt.folder.checkpoint, "two", "owl"))
+    assert not (tmp_path / "one").exists()
+    assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"vocabulary_size": 200}, ConfigError, r"vocabulary of 200, but .*'bytes', which has 256"),
+        ({"context": 10**6}, DataError, r"context of 1,000,000"),
+        ({"device": "abacus"}, ConfigError, r"run\.device is 'abacus'"),
+        (
+            {"initial": Path("nowhere.pth"), "num_layers": 0, "hidden_size": 0},
+            CheckpointError,
+            r"nowhere\.pth",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_said_before_a_folder_is_made(
+    make_config: MakeConfig, change: dict[str, object], error: type[Exception], message: str
+) -> None:
+    config = make_config(**change)
+    with pytest.raises(error, match=message):
+        train(config)
+    assert not config.run.folder.exists()
+
+
+def test_text_that_was_not_prepared_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config()
+    with pytest.raises(DataError, match="receptance prepare"):
+        train(replace(config, data=replace(config.data, folder=tmp_path)))
+
+
+def test_a_larger_vocabulary_than_the_tokenizers_is_allowed(make_config: MakeConfig) -> None:
+    result = train(make_config(max_steps=1, vocabulary_size=320))
+    assert checkpoints.load(result.folder.checkpoint).model.config.vocabulary_size == 320
