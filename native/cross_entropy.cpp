@@ -68,7 +68,7 @@ std::int64_t find(const Element *x, std::int64_t count, float value) {
   for (std::int64_t i = 0; i < count; i += LANES) {
     const Vector here = i + LANES <= count ? load(x + i) : load_end(x, i, count);
     if (!any(here == value)) continue;
-    for (int lane = 0; lane < LANES; ++lane)
+    for (int lane = 0; lane < LANES && i + lane < count; ++lane)
       if (here[lane] == value) return i + lane;
   }
   return -1;

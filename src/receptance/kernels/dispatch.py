@@ -101,10 +101,11 @@ def use(**choices: str) -> Iterator[None]:
 
 
 def available(operator: str) -> list[str]:
-    """Return the names of the implementations that this machine can run, the fastest first."""
-    return [
-        row.implementation for row in implementations() if row.operator == operator and not row.unavailable
-    ]
+    """Return the names of the implementations that this machine can run, the fastest first.
+
+    Raises KernelError for an operator that does not exist.
+    """
+    return [row.name for row in _operator(operator).implementations if row.missing() is None]
 
 
 def implementations() -> list[Row]:
