@@ -157,4 +157,4 @@ RECEPTANCE_EXPORT int receptance_use_level(const char *name) {
 }
 
 // Changes whenever a C function changes its arguments, so that Python does not call a stale library.
-RECEPTANCE_EXPORT int receptance_interface() { return 1; }
+RECEPTANCE_EXPORT int receptance_interface() { return 2; }

@@ -8,6 +8,7 @@
 #include "threads.h"
 
 using receptance::CrossEntropy;
+using receptance::MatrixRecurrence;
 using receptance::Type;
 using receptance::Wkv4Backward;
 using receptance::Wkv4Forward;
@@ -32,6 +33,14 @@ void for_each_range(int threads, std::int64_t batch, std::int64_t time, std::int
     const std::int64_t begin = index % pieces * step;
     range(index / pieces, begin, begin + step < channel ? begin + step : channel);
   });
+}
+
+// Heads do not know of each other. One multiplication of a memory is far less work than an element of WKV-4.
+void for_each_head(int threads, const MatrixRecurrence &args, void (*kernel)(const MatrixRecurrence &, std::int64_t)) {
+  const std::int64_t heads = args.batch * args.head;
+  const std::int64_t work = heads * args.time * args.key * args.value / (8 * least_work) + 1;
+  if (threads > work) threads = static_cast<int>(work);
+  receptance::for_each(threads, heads, [&](std::int64_t head) { kernel(args, head); });
 }
 
 }  // namespace
@@ -64,6 +73,16 @@ RECEPTANCE_EXPORT void receptance_wkv4_backward(int type, const void *k, const v
   const auto kernel = receptance::kernels().wkv4_backward;
   for_each_range(threads, batch, time, channel,
                  [&](std::int64_t row, std::int64_t begin, std::int64_t end) { kernel(args, row, begin, end); });
+}
+
+RECEPTANCE_EXPORT int receptance_matrix_block() { return receptance::MATRIX_BLOCK; }
+
+RECEPTANCE_EXPORT void receptance_wkv6(const MatrixRecurrence *args, int threads) {
+  for_each_head(threads, *args, receptance::kernels().wkv6);
+}
+
+RECEPTANCE_EXPORT void receptance_wkv7(const MatrixRecurrence *args, int threads) {
+  for_each_head(threads, *args, receptance::kernels().wkv7);
 }
 
 // Every target must be below the vocabulary, or negative.

@@ -1,8 +1,8 @@
 // The memory of one head in RWKV-5, 6 and 7, a matrix of keys and values, as the kernels hold it. For kernel files
 // only (see table.h).
 //
-// The values of a head do not know of each other: value i only meets itself, at every key. So a piece of work is a
-// strip of neighbouring values, WIDTH of them, with all keys: rows of a few vectors that stay in the first cache.
+// The values of a head do not know of each other: value i only meets itself, at every key. So a head is worked
+// on in strips of neighbouring values, WIDTH of them, with all keys: rows of a few vectors that stay in the first cache.
 
 #pragma once
 
@@ -14,7 +14,6 @@ namespace receptance::RECEPTANCE_LEVEL {
 constexpr int VECTORS = LANES == 16 ? 4 : 2;  // as many as the registers hold beside what a token brings
 constexpr int WIDTH = VECTORS * LANES;
 
-static inline std::int64_t strips_of(std::int64_t value) { return (value + WIDTH - 1) / WIDTH; }
 static inline std::int64_t blocks_of(std::int64_t time) { return (time + MATRIX_BLOCK - 1) / MATRIX_BLOCK; }
 
 // A strip's values at one key, or of one token.
@@ -89,6 +88,8 @@ struct Keys {
   float *r, *k, *w, *a, *b;
 };
 
+static inline std::int64_t least(std::int64_t x, std::int64_t y) { return x < y ? x : y; }
+
 // One strip of one head of one text: where its tokens lie, and room for what a token brings.
 template <class Element>
 class Strip {
@@ -96,13 +97,13 @@ class Strip {
   const int keys, count;  // of keys; of values that exist, at most WIDTH
   Keys token;             // of the time last read; zeros follow the last key
 
-  // Pieces are numbered by text, head and strip.
-  Strip(const MatrixRecurrence &args, std::int64_t piece)
+  // Heads are counted over the whole batch; `first` is the strip's first value.
+  Strip(const MatrixRecurrence &args, std::int64_t head, std::int64_t first)
       : keys(static_cast<int>(args.key)),
-        count(static_cast<int>(least(args.value - piece % strips_of(args.value) * WIDTH, WIDTH))),
+        count(static_cast<int>(least(args.value - first, WIDTH))),
         args_(args),
-        head_(piece / strips_of(args.value)),
-        first_(piece % strips_of(args.value) * WIDTH),
+        head_(head),
+        first_(first),
         room_(5 * (args.key + LANES) / WIDTH + 1) {
     float *at = reinterpret_cast<float *>(room_.rows());
     const int padded = (keys + LANES - 1) / LANES * LANES;
@@ -128,21 +129,33 @@ class Strip {
     store_strip(row, static_cast<Element *>(values) + value_at(t), count);
   }
   std::int64_t key_at(std::int64_t t) const { return token_at(t) * args_.key; }
-  std::int64_t head() const { return head_ % args_.head; }
+  const float *bonus() const { return args_.u + head_ % args_.head * args_.key; }
+  float *grad_bonus() const { return args_.grad_u + head_ * args_.key; }
 
+  // The state before the first or after the last token; null: zero.
   void load(const float *states, Row *to) const {
+    if (!states) return static_cast<void>(__builtin_memset(to, 0, keys * sizeof(Row)));
     load_state(states + state_at(), key_stride(), value_stride(), keys, count, to);
   }
   void save(const Row *from, float *states) const {
     store_state(from, states + state_at(), key_stride(), value_stride(), keys, count);
   }
 
+  // The state before a block, kept on the way forward for the way back.
+  void keep(const Row *from, std::int64_t block) const {
+    float *to = args_.checkpoints + checkpoint_at(block);
+    for (int j = 0; j < keys; ++j) store_strip(from[j], to + j * args_.value, count);
+  }
+  void recall(std::int64_t block, Row *to) const {
+    const float *from = args_.checkpoints + checkpoint_at(block);
+    for (int j = 0; j < keys; ++j) to[j] = load_strip(from + j * args_.value, count);
+  }
+
  private:
   const MatrixRecurrence &args_;
-  std::int64_t head_, first_;  // counted over the whole batch; first value
+  std::int64_t head_, first_;
   Scratch room_;
 
-  static std::int64_t least(std::int64_t x, std::int64_t y) { return x < y ? x : y; }
   template <class Any>
   static Vector some(const Any *from, int count) {
     return count == LANES ? receptance::RECEPTANCE_LEVEL::load(from) : load_some(from, count, 0.0f);
@@ -153,8 +166,25 @@ class Strip {
   std::int64_t value_at(std::int64_t t) const { return token_at(t) * args_.value + first_; }
   std::int64_t key_stride() const { return args_.value_first ? 1 : args_.value; }
   std::int64_t value_stride() const { return args_.value_first ? args_.key : 1; }
+  std::int64_t checkpoint_at(std::int64_t block) const {
+    return (head_ * blocks_of(args_.time) + block) * args_.key * args_.value + first_;
+  }
   std::int64_t state_at() const { return head_ * args_.value * args_.key + first_ * value_stride(); }
 };
+
+// Add to `count` numbers in memory; each strip of a head adds its share of a sum over values.
+static inline void add_some(Vector x, float *to, int count) {
+  store_some(load_some(to, count, 0.0f) + x, to, count);
+}
+
+// One head of one text, strip by strip.
+template <class Element, class Pass>
+static inline void for_each_strip(const MatrixRecurrence &args, std::int64_t head, Pass pass) {
+  for (std::int64_t first = 0; first < args.value; first += WIDTH) {
+    Strip<Element> strip(args, head, first);
+    pass(args, strip);
+  }
+}
 
 template <int... lane>
 struct Lanes {};

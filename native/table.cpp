@@ -6,12 +6,14 @@ namespace receptance::RECEPTANCE_LEVEL {
 
 void wkv4_forward(const Wkv4Forward &, std::int64_t row, std::int64_t begin, std::int64_t end);
 void wkv4_backward(const Wkv4Backward &, std::int64_t row, std::int64_t begin, std::int64_t end);
+void wkv6(const MatrixRecurrence &, std::int64_t head);
+void wkv7(const MatrixRecurrence &, std::int64_t head);
 void cross_entropy(const CrossEntropy &, std::int64_t token, float *scratch);
 
 #define TEXT_OF(name) #name
 #define NAME_OF(name) TEXT_OF(name)
 
 extern const Table table;
-const Table table = {NAME_OF(RECEPTANCE_LEVEL), wkv4_forward, wkv4_backward, cross_entropy};
+const Table table = {NAME_OF(RECEPTANCE_LEVEL), wkv4_forward, wkv4_backward, wkv6, wkv7, cross_entropy};
 
 }  // namespace receptance::RECEPTANCE_LEVEL

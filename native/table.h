@@ -14,6 +14,7 @@
 namespace receptance {
 
 constexpr int WKV4_BLOCK = 16;           // tokens from one checkpoint to the next
+constexpr int MATRIX_BLOCK = 32;         // the same for WKV-6 and 7
 constexpr int CROSS_ENTROPY_LANES = 16;  // at least those of the widest level
 
 enum class Type : int { float32 = 0, bfloat16 = 1 };
@@ -45,6 +46,30 @@ struct Wkv4Backward {
   std::int64_t batch, time, channel;
 };
 
+// One call of the recurrences of RWKV-5 and 6 (wkv6.cpp) or RWKV-7 (wkv7.cpp): backward where grad_y is given.
+// The same in receptance/kernels/matrix_native.py.
+struct MatrixRecurrence {
+  Type type;                     // of r, k, v, y, grad_y, grad_v
+  bool value_first;              // states are [batch, head, value, key], not [batch, head, key, value]
+  const void *r, *k, *v;         // [batch, time, head, key], v [batch, time, head, value]
+  const float *w;                // [batch, time, head, key], logarithms
+  const float *u;                // [head, key]; RWKV-7: null
+  const float *a, *b;            // [batch, time, head, key]; RWKV-6: null
+  const float *state;            // before the first token
+  void *y;                       // [batch, time, head, value]
+  float *state_end;              // after the last token
+  float *checkpoints;            // [batch, head, block, key, value]: the state before each block; null: not kept
+  const void *grad_y;            // [batch, time, head, value]
+  const float *grad_state_end;   // null: zero
+  float *grad_r, *grad_k;        // [batch, time, head, key], zero before the call, like the following
+  void *grad_v;                  // [batch, time, head, value], whatever before the call
+  float *grad_w;                 // [batch, time, head, key]
+  float *grad_u;                 // [batch, head, key], still to be summed over the batch; RWKV-7: null
+  float *grad_a, *grad_b;        // [batch, time, head, key]; RWKV-6: null
+  float *grad_state;             // of the state before the first token; whatever before the call
+  std::int64_t batch, time, head, key, value;
+};
+
 struct CrossEntropy {
   Type type;                    // of the logits
   void *logits;                 // [token, vocabulary]; overwritten with the gradient when that is wanted
@@ -61,6 +86,9 @@ struct Table {
   // The channels begin to end of one row of the batch.
   void (*wkv4_forward)(const Wkv4Forward &, std::int64_t row, std::int64_t begin, std::int64_t end);
   void (*wkv4_backward)(const Wkv4Backward &, std::int64_t row, std::int64_t begin, std::int64_t end);
+  // One head of one text, counted over the whole batch.
+  void (*wkv6)(const MatrixRecurrence &, std::int64_t head);
+  void (*wkv7)(const MatrixRecurrence &, std::int64_t head);
   // One token. The scratch holds the vocabulary rounded up to a multiple of CROSS_ENTROPY_LANES.
   void (*cross_entropy)(const CrossEntropy &, std::int64_t token, float *scratch);
 };

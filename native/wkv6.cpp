@@ -9,9 +9,10 @@
 // RWKV-5 is the same with a decay that does not change. Backward, block by block from the end: the states of a block
 // are found again from the one kept at its start, then
 //
-//   dr' = dy S_{t-1};  dk' = v dS;  dw = e^w (dS * S_{t-1});  dv = dS k + c dy;  then  dS = diag(e^w) dS + dy r
+//   dr = dy S_{t-1} + d u k;  dk = v dS + d u r;  dw = e^w (dS * S_{t-1});  du = d r k;  dv = dS k + c dy;
+//   then  dS = diag(e^w) dS + dy r,  where  d = dy v
 //
-// where dr', dk', dw are sums over values: each strip writes its own, and Python adds them up, and what u gives.
+// dr, dk, dw, du are sums over values, to which each strip adds its own.
 
 #include "matrix_state.h"
 
@@ -25,7 +26,7 @@ float to_itself(const Keys &token, const float *u, int keys) {
 }
 
 // One token: `before` becomes `after` (which may be the same place). Returns y without the token's own part.
-Row advance(const Row *before, Row *after, const Keys &token, const Row &value, int keys) {
+Row advance(const Row *before, Row *after, const Keys token, const Row value, int keys) {
   Row y = {};
   for (int j = 0; j < keys; ++j) {
     Row row = before[j];
@@ -39,17 +40,16 @@ Row advance(const Row *before, Row *after, const Keys &token, const Row &value, 
 }
 
 template <class Element>
-void forward(const MatrixRecurrence &args, Strip<Element> &strip, float *checkpoints) {
+void forward(const MatrixRecurrence &args, Strip<Element> &strip) {
   const int keys = strip.keys;
   Scratch scratch(keys);
   Row *state = scratch.rows();
   strip.load(args.state, state);
   for (std::int64_t t = 0; t < args.time; ++t) {
-    if (checkpoints && t % MATRIX_BLOCK == 0)
-      __builtin_memcpy(checkpoints + t / MATRIX_BLOCK * keys * WIDTH, state, keys * sizeof(Row));
+    if (args.checkpoints && t % MATRIX_BLOCK == 0) strip.keep(state, t / MATRIX_BLOCK);
     strip.read(t);
     const Row value = strip.value(args.v, t);
-    const float c = to_itself(strip.token, args.u + strip.head() * keys, keys);
+    const float c = to_itself(strip.token, strip.bonus(), keys);
     Row y = advance(state, state, strip.token, value, keys);
     for (int n = 0; n < VECTORS; ++n) y[n] += value[n] * c;
     strip.set(y, args.y, t);
@@ -58,9 +58,17 @@ void forward(const MatrixRecurrence &args, Strip<Element> &strip, float *checkpo
 }
 
 // One token going back, given the state before it. `gradient` is dS: of the state after the token, then of the one
-// before. Writes dr', dw, dk' of each key at `at`; returns dv.
-Row retreat(const MatrixRecurrence &args, std::int64_t at, const Keys &token, float c, const Row &value,
-            const Row &grad_y, const Row *before, Row *gradient, int keys) {
+// before. Adds to dr, dw, dk of each key at `at`, and to du; returns dv.
+template <class Element>
+Row retreat(const MatrixRecurrence &args, const Strip<Element> &strip, std::int64_t at, const Row value,
+            const Row grad_y, const Row *before, Row *gradient) {
+  const Keys token = strip.token;
+  const int keys = strip.keys;
+  const float c = to_itself(token, strip.bonus(), keys);
+  Vector product = {};
+  for (int n = 0; n < VECTORS; ++n) product += grad_y[n] * value[n];
+  float d = 0.0f;
+  for (int lane = 0; lane < LANES; ++lane) d += product[lane];
   Row grad_v;
   for (int n = 0; n < VECTORS; ++n) grad_v[n] = grad_y[n] * c;
   for (int begin = 0; begin < keys; begin += LANES) {
@@ -78,15 +86,18 @@ Row retreat(const MatrixRecurrence &args, std::int64_t at, const Keys &token, fl
       }
       gradient[j] = row;
     }
-    store_some(sums(r), args.grad_r + at + begin, end);
-    store_some(sums(w) * load(token.w + begin), args.grad_w + at + begin, end);
-    store_some(sums(k), args.grad_k + at + begin, end);
+    const Vector receptance = load(token.r + begin), key = load(token.k + begin);
+    const Vector bonus = d * load_some(strip.bonus() + begin, end, 0.0f);
+    add_some(sums(r) + bonus * key, args.grad_r + at + begin, end);
+    add_some(sums(w) * load(token.w + begin), args.grad_w + at + begin, end);
+    add_some(sums(k) + bonus * receptance, args.grad_k + at + begin, end);
+    add_some(d * receptance * key, strip.grad_bonus() + begin, end);
   }
   return grad_v;
 }
 
 template <class Element>
-void backward(const MatrixRecurrence &args, Strip<Element> &strip, const float *checkpoints, std::int64_t part) {
+void backward(const MatrixRecurrence &args, Strip<Element> &strip) {
   const int keys = strip.keys;
   Scratch scratch((MATRIX_BLOCK + 2) * keys);
   Row *states = scratch.rows(), *gradient = states + (MATRIX_BLOCK + 1) * keys;
@@ -94,7 +105,7 @@ void backward(const MatrixRecurrence &args, Strip<Element> &strip, const float *
   for (std::int64_t block = blocks_of(args.time) - 1; block >= 0; --block) {
     const std::int64_t begin = block * MATRIX_BLOCK;
     const int steps = static_cast<int>(args.time - begin < MATRIX_BLOCK ? args.time - begin : MATRIX_BLOCK);
-    __builtin_memcpy(states, checkpoints + block * keys * WIDTH, keys * sizeof(Row));
+    strip.recall(block, states);
     for (int i = 0; i + 1 < steps; ++i) {
       strip.read(begin + i);
       advance(states + i * keys, states + (i + 1) * keys, strip.token, strip.value(args.v, begin + i), keys);
@@ -102,28 +113,23 @@ void backward(const MatrixRecurrence &args, Strip<Element> &strip, const float *
     for (int i = steps - 1; i >= 0; --i) {
       const std::int64_t t = begin + i;
       strip.read(t);
-      const float c = to_itself(strip.token, args.u + strip.head() * keys, keys);
-      strip.set(retreat(args, part + strip.key_at(t), strip.token, c, strip.value(args.v, t),
-                        strip.value(args.grad_y, t), states + i * keys, gradient, keys),
-                args.grad_v, t);
+      const Row grad_v = retreat(args, strip, strip.key_at(t), strip.value(args.v, t), strip.value(args.grad_y, t),
+                                 states + i * keys, gradient);
+      strip.set(grad_v, args.grad_v, t);
     }
   }
   strip.save(gradient, args.grad_state);
 }
 
 template <class Element>
-void run(const MatrixRecurrence &args, std::int64_t piece) {
-  Strip<Element> strip(args, piece);
-  float *checkpoints =
-      args.checkpoints ? args.checkpoints + piece * blocks_of(args.time) * args.key * WIDTH : nullptr;
-  const std::int64_t part = piece % strips_of(args.value) * args.batch * args.time * args.head * args.key;
-  args.grad_y ? backward(args, strip, checkpoints, part) : forward(args, strip, checkpoints);
+void run(const MatrixRecurrence &args, std::int64_t head) {
+  for_each_strip<Element>(args, head, args.grad_y ? backward<Element> : forward<Element>);
 }
 
 }  // namespace
 
-void wkv6(const MatrixRecurrence &args, std::int64_t piece) {
-  args.type == Type::bfloat16 ? run<bfloat16>(args, piece) : run<float>(args, piece);
+void wkv6(const MatrixRecurrence &args, std::int64_t head) {
+  args.type == Type::bfloat16 ? run<bfloat16>(args, head) : run<float>(args, head);
 }
 
 }  // namespace receptance::RECEPTANCE_LEVEL

@@ -12,7 +12,7 @@
 //   dS += dy r;  dr = dy S_t;  dk = v dS;  dv = dS k;  dw = e^w (dS * S_{t-1});  db = s dS;
 //   q = dS b;    da = q S_{t-1};  then  dS = dS diag(e^w) + q a
 //
-// where dr, dw, dk, da, db are sums over values: each strip writes its own, and Python adds them up.
+// where dr, dw, dk, da, db are sums over values, to which each strip adds its own.
 
 #include "matrix_state.h"
 
@@ -27,12 +27,13 @@ Row held(const Row *state, const float *a, int keys) {
 }
 
 // One token: `before` becomes `after` (which may be the same place). Returns y, and makes s that of the next token.
-Row advance(const Row *before, Row *after, const Keys &token, const float *next_a, const Row &value, Row &s, int keys) {
+Row advance(const Row *before, Row *after, const Keys token, const float *next_a, Row value, Row &s, int keys) {
+  const Row old = s;
   Row y = {}, next = {};
   for (int j = 0; j < keys; ++j) {
     Row row = before[j];
     for (int n = 0; n < VECTORS; ++n) {
-      row[n] = row[n] * token.w[j] + (s[n] * token.b[j] + value[n] * token.k[j]);
+      row[n] = row[n] * token.w[j] + (old[n] * token.b[j] + value[n] * token.k[j]);
       y[n] += row[n] * token.r[j];
       next[n] += row[n] * next_a[j];
     }
@@ -43,15 +44,14 @@ Row advance(const Row *before, Row *after, const Keys &token, const float *next_
 }
 
 template <class Element>
-void forward(const MatrixRecurrence &args, Strip<Element> &strip, float *checkpoints) {
+void forward(const MatrixRecurrence &args, Strip<Element> &strip) {
   const int keys = strip.keys;
   Scratch scratch(keys);
   Row *state = scratch.rows();
   strip.load(args.state, state);
   Row s = held(state, args.a + strip.key_at(0), keys);
   for (std::int64_t t = 0; t < args.time; ++t) {
-    if (checkpoints && t % MATRIX_BLOCK == 0)
-      __builtin_memcpy(checkpoints + t / MATRIX_BLOCK * keys * WIDTH, state, keys * sizeof(Row));
+    if (args.checkpoints && t % MATRIX_BLOCK == 0) strip.keep(state, t / MATRIX_BLOCK);
     strip.read(t);
     const float *next_a = args.a + strip.key_at(t + 1 < args.time ? t + 1 : t);
     strip.set(advance(state, state, strip.token, next_a, strip.value(args.v, t), s, keys), args.y, t);
@@ -60,9 +60,9 @@ void forward(const MatrixRecurrence &args, Strip<Element> &strip, float *checkpo
 }
 
 // One token going back, given the states before and after it. `gradient` is dS: of the state after the token, then of
-// the one before. Writes dr, dw, dk, da, db of each key at `at`; returns dv.
-Row retreat(const MatrixRecurrence &args, std::int64_t at, const Keys &token, const Row &value, const Row &grad_y,
-            const Row &s, const Row *before, const Row *after, Row *gradient, int keys) {
+// the one before. Adds to dr, dw, dk, da, db of each key at `at`; returns dv.
+Row retreat(const MatrixRecurrence &args, std::int64_t at, const Keys token, const Row value, const Row grad_y,
+            const Row s, const Row *before, const Row *after, Row *gradient, int keys) {
   Row grad_v = {}, q = {};
   for (int begin = 0; begin < keys; begin += LANES) {
     Vector r[LANES] = {}, w[LANES] = {}, k[LANES] = {}, b[LANES] = {};
@@ -81,10 +81,10 @@ Row retreat(const MatrixRecurrence &args, std::int64_t at, const Keys &token, co
       }
       gradient[j] = row;
     }
-    store_some(sums(r), args.grad_r + at + begin, end);
-    store_some(sums(w) * load(token.w + begin), args.grad_w + at + begin, end);
-    store_some(sums(k), args.grad_k + at + begin, end);
-    store_some(sums(b), args.grad_b + at + begin, end);
+    add_some(sums(r), args.grad_r + at + begin, end);
+    add_some(sums(w) * load(token.w + begin), args.grad_w + at + begin, end);
+    add_some(sums(k), args.grad_k + at + begin, end);
+    add_some(sums(b), args.grad_b + at + begin, end);
   }
   for (int begin = 0; begin < keys; begin += LANES) {
     Vector a[LANES] = {};
@@ -96,13 +96,13 @@ Row retreat(const MatrixRecurrence &args, std::int64_t at, const Keys &token, co
         gradient[j][n] = gradient[j][n] * token.w[j] + q[n] * token.a[j];
       }
     }
-    store_some(sums(a), args.grad_a + at + begin, end);
+    add_some(sums(a), args.grad_a + at + begin, end);
   }
   return grad_v;
 }
 
 template <class Element>
-void backward(const MatrixRecurrence &args, Strip<Element> &strip, const float *checkpoints, std::int64_t part) {
+void backward(const MatrixRecurrence &args, Strip<Element> &strip) {
   const int keys = strip.keys;
   Scratch scratch((MATRIX_BLOCK + 2) * keys + MATRIX_BLOCK);
   Row *states = scratch.rows(), *gradient = states + (MATRIX_BLOCK + 1) * keys, *held_at = gradient + keys;
@@ -110,7 +110,7 @@ void backward(const MatrixRecurrence &args, Strip<Element> &strip, const float *
   for (std::int64_t block = blocks_of(args.time) - 1; block >= 0; --block) {
     const std::int64_t begin = block * MATRIX_BLOCK;
     const int steps = static_cast<int>(args.time - begin < MATRIX_BLOCK ? args.time - begin : MATRIX_BLOCK);
-    __builtin_memcpy(states, checkpoints + block * keys * WIDTH, keys * sizeof(Row));
+    strip.recall(block, states);
     Row s = held(states, args.a + strip.key_at(begin), keys);
     for (int i = 0; i < steps; ++i) {
       held_at[i] = s;
@@ -122,7 +122,7 @@ void backward(const MatrixRecurrence &args, Strip<Element> &strip, const float *
     for (int i = steps - 1; i >= 0; --i) {
       const std::int64_t t = begin + i;
       strip.read(t);
-      strip.set(retreat(args, part + strip.key_at(t), strip.token, strip.value(args.v, t), strip.value(args.grad_y, t),
+      strip.set(retreat(args, strip.key_at(t), strip.token, strip.value(args.v, t), strip.value(args.grad_y, t),
                         held_at[i], states + i * keys, states + (i + 1) * keys, gradient, keys),
                 args.grad_v, t);
     }
@@ -131,18 +131,14 @@ void backward(const MatrixRecurrence &args, Strip<Element> &strip, const float *
 }
 
 template <class Element>
-void run(const MatrixRecurrence &args, std::int64_t piece) {
-  Strip<Element> strip(args, piece);
-  float *checkpoints =
-      args.checkpoints ? args.checkpoints + piece * blocks_of(args.time) * args.key * WIDTH : nullptr;
-  const std::int64_t part = piece % strips_of(args.value) * args.batch * args.time * args.head * args.key;
-  args.grad_y ? backward(args, strip, checkpoints, part) : forward(args, strip, checkpoints);
+void run(const MatrixRecurrence &args, std::int64_t head) {
+  for_each_strip<Element>(args, head, args.grad_y ? backward<Element> : forward<Element>);
 }
 
 }  // namespace
 
-void wkv7(const MatrixRecurrence &args, std::int64_t piece) {
-  args.type == Type::bfloat16 ? run<bfloat16>(args, piece) : run<float>(args, piece);
+void wkv7(const MatrixRecurrence &args, std::int64_t head) {
+  args.type == Type::bfloat16 ? run<bfloat16>(args, head) : run<float>(args, head);
 }
 
 }  // namespace receptance::RECEPTANCE_LEVEL

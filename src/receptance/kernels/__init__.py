@@ -7,4 +7,14 @@ from receptance.kernels.wkv4 import wkv4
 from receptance.kernels.wkv6 import wkv6
 from receptance.kernels.wkv7 import wkv7
 
-__all__ = ["Row", "available", "implementations", "linear_cross_entropy", "tune_allocator", "use", "wkv4", "wkv6", "wkv7"]
+__all__ = [
+    "Row",
+    "available",
+    "implementations",
+    "linear_cross_entropy",
+    "tune_allocator",
+    "use",
+    "wkv4",
+    "wkv6",
+    "wkv7",
+]

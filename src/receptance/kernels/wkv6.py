@@ -4,6 +4,9 @@ r receptance   k key   v value   w decay a step, as a logarithm below zero   u b
 S state, one matrix [key, value] a head, which sums k^T v over the past
 
 y_t = r_t (diag(u) k_t^T v_t + S_{t-1})        S_t = diag(e^{w_t}) S_{t-1} + k_t^T v_t
+
+The implementations: `native` (compiled, for the CPU), `chunked` (torch, any device and precision) and
+`reference`.
 """
 
 from __future__ import annotations
@@ -11,6 +14,12 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from receptance import native
+from receptance.kernels import matrix_chunked
+from receptance.kernels.matrix_chunked import MatrixChunked
+from receptance.kernels.matrix_native import MatrixNative
+from receptance.kernels.matrix_operator import MatrixOperator
 
 
 def reference(
@@ -39,5 +48,23 @@ def wkv6(
     u: Float[Tensor, "head key"],
     state: Float[Tensor, "batch head key value"],
 ) -> tuple[Float[Tensor, "batch time head value"], Float[Tensor, "batch head key value"]]:
-    """Return what each token reads, and the state after the span."""
-    return reference(r, k, v, w, u, state)
+    """Return what each token reads, in v's dtype, and the state after the span.
+
+    w is at most 0; w, u and the state are in float32, or in float64 for float64 results, whatever r, k and v
+    are. Gradients flow to every argument, from both results.
+
+    Raises ConfigError when shapes or dtypes do not fit together, and KernelError when `use` asks for an
+    implementation that cannot serve the call.
+    """
+    return _OPERATOR(r, k, v, w, u, state)
+
+
+_INPUTS = "rkvwu"
+_NATIVE = MatrixNative("wkv6", _INPUTS)
+_OPERATOR = MatrixOperator(
+    "wkv6",
+    _INPUTS,
+    {"native": _NATIVE, "chunked": MatrixChunked(_INPUTS, matrix_chunked.wkv6)},
+    {"native": (_NATIVE.refuses, native.unavailable_reason)},
+    reference,
+)

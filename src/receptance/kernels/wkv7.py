@@ -4,6 +4,9 @@ r receptance   k key   v value   w decay a step, as a logarithm below zero   a, 
 S state, one matrix [value, key] a head
 
 S_t = S_{t-1} (diag(e^{w_t}) + a_t^T b_t) + v_t^T k_t        y_t = S_t r_t^T
+
+The implementations: `native` (compiled, for the CPU), `chunked` (torch, any device and precision) and
+`reference`.
 """
 
 from __future__ import annotations
@@ -11,6 +14,12 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from receptance import native
+from receptance.kernels import matrix_chunked
+from receptance.kernels.matrix_chunked import MatrixChunked
+from receptance.kernels.matrix_native import MatrixNative
+from receptance.kernels.matrix_operator import MatrixOperator
 
 
 def reference(
@@ -41,5 +50,23 @@ def wkv7(
     b: Float[Tensor, "batch time head key"],
     state: Float[Tensor, "batch head value key"],
 ) -> tuple[Float[Tensor, "batch time head value"], Float[Tensor, "batch head value key"]]:
-    """Return what each token reads after its own change, and the state after the span."""
-    return reference(r, w, k, v, a, b, state)
+    """Return what each token reads after its own change, in v's dtype, and the state after the span.
+
+    w is at most 0; w, a, b and the state are in float32, or in float64 for float64 results, whatever r, k and
+    v are. Gradients flow to every argument, from both results.
+
+    Raises ConfigError when shapes or dtypes do not fit together, and KernelError when `use` asks for an
+    implementation that cannot serve the call.
+    """
+    return _OPERATOR(r, w, k, v, a, b, state)
+
+
+_INPUTS = "rwkvab"
+_NATIVE = MatrixNative("wkv7", _INPUTS)
+_OPERATOR = MatrixOperator(
+    "wkv7",
+    _INPUTS,
+    {"native": _NATIVE, "chunked": MatrixChunked(_INPUTS, matrix_chunked.wkv7)},
+    {"native": (_NATIVE.refuses, native.unavailable_reason)},
+    reference,
+)
