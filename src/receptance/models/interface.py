@@ -123,7 +123,7 @@ class LanguageModel(nn.Module, Generic[ConfigT, StateT]):
         self.config = config
         # Made from an empty table, because drawing one on the meta device makes torch import its compiler.
         table = torch.empty(config.vocabulary_size, config.hidden_size)
-        self.emb = nn.Embedding.from_pretrained(table, freeze=False)
+        self.emb = nn.Embedding(config.vocabulary_size, config.hidden_size, _weight=table)
         self.blocks = nn.ModuleList(blocks)
         self.ln_out = LayerNorm(config.hidden_size, eps=1e-5)
         self.head = nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
