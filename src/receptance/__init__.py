@@ -18,16 +18,32 @@ from receptance import errors
 
 if TYPE_CHECKING:
     from receptance.inference import Loaded, Sampling, load
-    from receptance.models import RWKV4, RWKV4Config, RWKV4State
+    from receptance.models import (
+        RWKV4,
+        RWKV5,
+        RWKV6,
+        RWKV7,
+        RWKV4Config,
+        RWKV4State,
+        RWKV5Config,
+        RWKV6Config,
+        RWKV7Config,
+    )
     from receptance.tokenizers import Tokenizer, load_tokenizer
 
     __version__: str
 
 __all__ = [
     "RWKV4",
+    "RWKV5",
+    "RWKV6",
+    "RWKV7",
     "Loaded",
     "RWKV4Config",
     "RWKV4State",
+    "RWKV5Config",
+    "RWKV6Config",
+    "RWKV7Config",
     "Sampling",
     "Tokenizer",
     "__version__",
@@ -41,6 +57,12 @@ _HOMES = {
     "RWKV4": "receptance.models",
     "RWKV4Config": "receptance.models",
     "RWKV4State": "receptance.models",
+    "RWKV5": "receptance.models",
+    "RWKV5Config": "receptance.models",
+    "RWKV6": "receptance.models",
+    "RWKV6Config": "receptance.models",
+    "RWKV7": "receptance.models",
+    "RWKV7Config": "receptance.models",
     "Sampling": "receptance.inference",
     "Tokenizer": "receptance.tokenizers",
     "load": "receptance.inference",

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from receptance import checkpoints
 from receptance.checkpoints.contents import Contents
+from receptance.checkpoints.formats import FormatName
 from receptance.checkpoints.generations import recognise
-from receptance.errors import CheckpointError
-from receptance.models import RWKV4
-from tests.checkpoints.files import official, random_model
+from receptance.errors import CheckpointError, ConfigError
+from receptance.models import RWKV4, AnyModel, Config, RWKV5Config, RWKV6Config, RWKV7Config
+from tests.checkpoints.files import assert_same_weights, official, random_model
+from tests.models.examples import EXAMPLES, example
+
+BYTES = {"vocabulary_size": 256, "num_layers": 12}
+NARROW = {"feed_forward_size": 256, "head_size": 8}
 
 
 def contents(*names: str, **config: object) -> Contents:
@@ -23,18 +30,13 @@ def contents(*names: str, **config: object) -> Contents:
 @pytest.mark.parametrize(
     ("names", "title"),
     [
-        (["blocks.0.att.k_k", "blocks.0.att.r_k"], 'RWKV-7 "Goose"'),
-        (["model.layers.0.attn.r_k"], 'RWKV-7 "Goose"'),
+        (["model.layers.0.attn.r_k"], "RWKV-7 in the names of another program"),
         (["blocks.0.att.r_k", "blocks.0.ffn.s_emb.weight"], "RWKV-7a"),
         (["blocks.0.att.r_k", "blocks.0.ffn.s_emb.weight", "blocks.0.qkv.q_emb.weight"], "RWKV-7b"),
         (["blocks.0.att.r_k", "blocks.0.ffn.enn.weight"], 'RWKV-8 "Heron"'),
         (["blocks.0.att.r_k", "blocks.0.rosa.q.weight"], "RWKV-8 with ROSA"),
-        (["blocks.0.att.time_maa_x", "blocks.0.att.gate.weight", "blocks.0.att.time_faaaa"], "RWKV-6"),
         (["blocks.0.att.time_maa_rkvw_w1", "blocks.0.att.time_maa_x"], "RWKV-6b or 6c"),
         (["blocks.0.att.time_maa_x", "blocks.0.att.gate_w1"], "RWKV-6a"),
-        (["blocks.0.att.gate.weight", "blocks.0.att.ln_x.weight", "blocks.0.att.time_faaaa"], "RWKV-5.2"),
-        (["blocks.0.att.gate.weight", "blocks.0.att.ln_x.weight", "blocks.0.att.time_first"], "RWKV-5.1"),
-        (["blocks.0.att.ln_x.weight", "blocks.0.att.time_first"], "RWKV-5.0"),
         (["blocks.0.att.key.lora_A", "blocks.0.att.key.lora_B"], "LoRA adapter"),
         (["blocks.0.att.time_state"], "tuned initial state"),
         (["blocks.0.att.time_decay", "head_q.weight", "head_k.weight", "copy_mask"], "head-QK"),
@@ -61,18 +63,33 @@ def test_a_header_that_claims_another_generation_is_refused() -> None:
         recognise(contents("blocks.0.att.time_decay", generation="7"))
 
 
+@pytest.mark.parametrize("generation", sorted(EXAMPLES))
+def test_every_generation_is_recognised_with_all_of_its_sizes(generation: str) -> None:
+    model = example(generation, torch.float32)
+    found = recognise(contents_of(model))
+    assert found.config is type(model.config)
+    assert found.config(**found.sizes(contents_of(model))) == model.config
+
+
+def contents_of(model: AnyModel) -> Contents:
+    return Contents(path=Path("file"), format="pth", tensors=model.state_dict(), files=())
+
+
 @pytest.mark.parametrize(
-    ("name", "title"),
+    ("name", "config"),
     [
-        ("rwkv-5.1-730K", "RWKV-5.0"),  # rwkv.cpp calls it 5.1; it has no gate
-        ("rwkv-5.2-730K", "RWKV-5.2"),
-        ("rwkv-6.0-3m-dequantQ5_1", "RWKV-6"),
-        ("rwkv-7.0-834K", "RWKV-7"),
+        # rwkv.cpp calls the first one 5.1; it has no gate.
+        ("rwkv-5.1-730K", RWKV5Config(**BYTES, hidden_size=64, **NARROW, version="5.0")),
+        ("rwkv-5.2-730K", RWKV5Config(**BYTES, hidden_size=64, **NARROW, version="5.2")),
+        ("rwkv-6.0-3m-dequantQ5_1", RWKV6Config(**BYTES, hidden_size=128, head_size=8)),
+        ("rwkv-7.0-834K", RWKV7Config(**BYTES, hidden_size=64)),
     ],
 )
-def test_trained_models_of_other_generations_are_refused(shared: Path, name: str, title: str) -> None:
-    with pytest.raises(CheckpointError, match=title):
-        checkpoints.load(shared / "data" / "tiny-models" / f"{name}.safetensors")
+def test_trained_models_have_the_sizes_of_their_tensors(shared: Path, name: str, config: Config) -> None:
+    path = shared / "data" / "tiny-models" / f"{name}.safetensors"
+    assert checkpoints.load(path).model.config == config
+    overridden = checkpoints.load(path, group_norm_epsilon=1e-5).model.config
+    assert overridden == replace(config, group_norm_epsilon=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +103,45 @@ def test_the_authors_experiments_are_refused(shared: Path, name: str) -> None:
 def test_a_file_of_rwkv_cpp_is_refused_by_its_name(shared: Path) -> None:
     with pytest.raises(CheckpointError, match=r"rwkv\.cpp"):
         checkpoints.load(shared / "data" / "tiny-models" / "rwkv-cpp-bin" / "tiny-rwkv-4v0-660K-FP16.bin")
+
+
+@pytest.mark.parametrize("generation", sorted(EXAMPLES))
+@pytest.mark.parametrize("format_name", ["receptance", "pth"])
+def test_every_generation_comes_back_from_every_format(
+    tmp_path: Path, generation: str, format_name: FormatName
+) -> None:
+    model = example(generation, torch.float32)
+    checkpoints.save(model, tmp_path / "model", format=format_name)
+    loaded = checkpoints.load(tmp_path / "model").model
+    assert loaded.config == model.config
+    assert_same_weights(loaded, model)
+
+
+@pytest.mark.parametrize("generation", ["5.0", "5.2", "6", "7"])
+def test_transformers_has_no_folder_for_later_generations(tmp_path: Path, generation: str) -> None:
+    with pytest.raises(ConfigError, match=f"transformers has no model for RWKV-{generation[0]}"):
+        checkpoints.save(example(generation), tmp_path / "hf", format="transformers")
+
+
+def written(path: Path, tensors: dict[str, Tensor]) -> Path:
+    torch.save(tensors, path)
+    return path
+
+
+def test_what_the_first_layer_of_rwkv7_has_and_never_uses_is_dropped(tmp_path: Path) -> None:
+    model = example("7", torch.float32)
+    tensors = dict(model.state_dict())
+    tensors |= {f"blocks.0.att.v{i}": tensors[f"blocks.1.att.v{i}"] for i in range(3)}
+    loaded = checkpoints.load(written(tmp_path / "model.pth", tensors)).model
+    assert_same_weights(loaded, model)
+    tensors |= {"blocks.0.att.v3": tensors["blocks.1.att.v0"]}
+    with pytest.raises(CheckpointError, match=r"'blocks\.0\.att\.v3' is no tensor of RWKV7"):
+        checkpoints.load(written(tmp_path / "other.pth", tensors))
+
+
+def test_a_version_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    checkpoints.save(example("5.2"), tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"version is '5\.3', but it must be one of 5\.0, 5\.1, 5\.2"):
+        checkpoints.load(tmp_path / "model.safetensors", version="5.3")
+    with pytest.raises(ConfigError, match="version is 5, but"):
+        checkpoints.load(tmp_path / "model.safetensors", version=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from receptance import checkpoints
 from receptance.checkpoints.formats import FormatName
 from receptance.models import AnyModel
 from tests.checkpoints.files import assert_same_weights, official, random_model, random_tokens
+from tests.models.examples import example
 
 TOLERANCE = 1e-5
 SIZES: tuple[dict[str, int], ...] = (
@@ -86,6 +88,48 @@ def test_the_pip_package_gives_the_same_logits(
     for position, token in enumerate(tokens[0].tolist()):
         one_by_one, state = theirs.forward([token], state)
         assert_close(ours[position], one_by_one)
+
+
+@pytest.fixture(scope="module")
+def pip_model_of_rwkv7() -> Iterator[Callable[[Path], Any]]:
+    """The same for RWKV-7, for which the package is another one, as it is imported."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in (("RWKV_JIT_ON", "0"), ("RWKV_CUDA_ON", "0"), ("RWKV_V7_ON", "1")):
+            environment.setenv(name, value)
+        place = importlib.util.find_spec("rwkv.model")
+        if place is None or place.origin is None:
+            pytest.skip("the package rwkv is missing")
+        spec = importlib.util.spec_from_file_location("rwkv7_model", place.origin)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            spec.loader.exec_module(module)
+        yield lambda path: module.RWKV(model=str(path.with_suffix("")), strategy="cpu fp32")
+
+
+@pytest.mark.parametrize("generation", ["5.0", "5.1", "5.2", "6", "7"])
+def test_the_pip_package_gives_the_same_logits_and_state_in_every_generation(
+    tmp_path: Path,
+    pip_model: Callable[[Path], Any],
+    pip_model_of_rwkv7: Callable[[Path], Any],
+    generation: str,
+) -> None:
+    model = example(generation, torch.float32)
+    checkpoints.save(model, tmp_path / "model.pth", format="pth")
+    read_back = checkpoints.load(tmp_path / "model.pth").model
+    assert_same_weights(read_back, model)
+    tokens = random_tokens(model, 50)
+    with torch.no_grad():
+        logits, state = read_back(tokens)
+    theirs = (pip_model_of_rwkv7 if generation == "7" else pip_model)(tmp_path / "model.pth")
+    as_sequence, after = theirs.forward(tokens[0].tolist(), None, full_output=True)
+    assert_close(logits[0], as_sequence)
+    for layer in range(model.config.num_layers):
+        ours = (state.time_shift, state.wkv, state.channel_shift)
+        for tensor, expected in zip(ours, after[3 * layer : 3 * layer + 3], strict=True):
+            torch.testing.assert_close(tensor[layer, 0], expected.detach(), rtol=2e-5, atol=2e-5)
 
 
 def test_the_pip_package_ends_in_the_same_state(tmp_path: Path, pip_model: Callable[[Path], Any]) -> None:

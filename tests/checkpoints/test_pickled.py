@@ -280,7 +280,7 @@ def test_nothing_else_in_the_package_unpickles() -> None:
 
 def test_a_written_file_is_what_torch_and_blinkdl_read(tmp_path: Path) -> None:
     model = random_model()
-    pickled.write(tmp_path / "a.pth", model.state_dict())
+    pickled.write(tmp_path / "a.pth", model.state_dict(), "4")
     theirs = torch.load(tmp_path / "a.pth", weights_only=True)
     assert list(theirs) == list(official(model))
     for name, tensor in official(model).items():
@@ -290,20 +290,20 @@ def test_a_written_file_is_what_torch_and_blinkdl_read(tmp_path: Path) -> None:
 
 def test_the_same_model_gives_the_same_bytes_under_any_name(tmp_path: Path) -> None:
     for name in ("one.pth", "two.pth"):
-        pickled.write(tmp_path / name, random_model().state_dict())
+        pickled.write(tmp_path / name, random_model().state_dict(), "4")
     assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "two.pth").read_bytes()
 
 
 def test_vectors_take_the_dtype_of_the_matrices_only_where_that_loses_nothing(tmp_path: Path) -> None:
     matrix = torch.randn(4, 4).bfloat16()
     fitting, fine = torch.tensor([1.0, 0.5]), torch.tensor([1.0, 0.1])
-    pickled.write(tmp_path / "a.pth", {"m.weight": matrix, "v.weight": fitting})
+    pickled.write(tmp_path / "a.pth", {"m.weight": matrix, "v.weight": fitting}, "4")
     assert torch.load(tmp_path / "a.pth", weights_only=True)["v.weight"].dtype == torch.bfloat16
-    pickled.write(tmp_path / "a.pth", {"m.weight": matrix, "v.weight": fine})
+    pickled.write(tmp_path / "a.pth", {"m.weight": matrix, "v.weight": fine}, "4")
     assert torch.equal(torch.load(tmp_path / "a.pth", weights_only=True)["v.weight"], fine)
 
 
 def test_a_view_does_not_take_the_whole_buffer_into_the_file(tmp_path: Path) -> None:
     buffer = torch.randn(1_000_000)
-    pickled.write(tmp_path / "a.pth", {"a": buffer[:100].view(10, 10)})
+    pickled.write(tmp_path / "a.pth", {"a": buffer[:100].view(10, 10)}, "4")
     assert (tmp_path / "a.pth").stat().st_size < 10_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import receptance
 from receptance import checkpoints, kernels, native
 from receptance.cli.main import main
 from tests.inference.models import random_model
+from tests.models.examples import EXAMPLES, example
 
 
 def info(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -87,6 +89,20 @@ def test_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "metadata            step=7",
     ):
         assert f"{line}\n" in shown
+
+
+@pytest.mark.parametrize("generation", sorted(EXAMPLES))
+def test_a_model_of_every_generation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], generation: str
+) -> None:
+    path = tmp_path / "model.safetensors"
+    model = example(generation, torch.float32)
+    checkpoints.save(model, path, tokenizer="bytes")
+    shown = info(capsys, str(path))
+    assert f"RWKV-{generation[0]}\n" in shown
+    facts = json.loads(info(capsys, str(path), "--json"))
+    assert facts["parameters"] == model.num_parameters
+    assert facts["config"] == asdict(model.config)
 
 
 def test_a_model_without_a_tokenizer_is_described_all_the_same(

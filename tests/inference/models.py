@@ -27,7 +27,7 @@ class Scripted(LanguageModel[Config, State]):
     """Says given tokens one after the other, whatever it reads; the script starts after the prompt."""
 
     def __init__(self, script: Sequence[int], vocabulary_size: int = 256) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # it has neither an embedding nor blocks
         self.config = Config(vocabulary_size=vocabulary_size, num_layers=1, hidden_size=vocabulary_size)
         self.script = list(script)
         self.head = nn.Linear(vocabulary_size, vocabulary_size, bias=False)

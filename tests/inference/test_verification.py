@@ -14,6 +14,7 @@ from receptance.errors import ConfigError, KernelError
 from receptance.inference.verification import Difference, Verification, verify
 from receptance.models import RWKV4, RWKV4State
 from tests.inference.models import random_model
+from tests.models.examples import example
 
 TOKENS = torch.randint(256, (2, 33), generator=torch.Generator().manual_seed(0))
 
@@ -33,6 +34,14 @@ def test_a_right_model_passes_in_every_number_format(dtype: torch.dtype) -> None
     ways = set(by_way(verification))
     assert {"one token at a time", "in spans of 7 tokens", "wkv4: reference"} <= ways
     assert ("in float64" in ways) == (dtype != torch.float64)
+
+
+@pytest.mark.parametrize(("generation", "operator"), [("5.2", "wkv6"), ("6", "wkv6"), ("7", "wkv7")])
+def test_the_kernels_are_those_of_the_generation(generation: str, operator: str) -> None:
+    verification = verify(example(generation, torch.float32).eval(), TOKENS % 29)
+    assert verification.passed
+    kernels_compared = {way for way in by_way(verification) if way.startswith("wkv")}
+    assert kernels_compared == {f"{operator}: {name}" for name in kernels.available(operator)}
 
 
 def test_the_differences_are_those_of_the_logits() -> None:

@@ -39,3 +39,9 @@ class Contents:
         if len(shape) != ndim:
             raise self.wrong(name, f"is {shape}, but it must have {ndim} axes.")
         return shape
+
+    def count(self, name: str) -> int:
+        """Return how many numbers a tensor holds; raises CheckpointError where it is missing."""
+        if name not in self.tensors:
+            raise self.wrong(name, "is missing.")
+        return self.tensors[name].numel()

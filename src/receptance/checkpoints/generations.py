@@ -8,10 +8,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from receptance.checkpoints.contents import Contents
 from receptance.errors import CheckpointError
-from receptance.models import RWKV4, AnyModel, Config, RWKV4Config
+from receptance.models import (
+    RWKV4,
+    RWKV5,
+    RWKV6,
+    RWKV7,
+    AnyModel,
+    Config,
+    RWKV4Config,
+    RWKV5Config,
+    RWKV6Config,
+    RWKV7Config,
+)
 
 # Published models have at most 61 layers; a file that claims more than this is not a model.
 MAX_LAYERS = 1000
@@ -21,9 +33,11 @@ MAX_LAYERS = 1000
 class Generation:
     """A generation that can be built."""
 
-    model: type[AnyModel]
+    model: Callable[[Any], AnyModel]  # Any: each takes its own config, the next field
     config: type[Config]
-    sizes: Callable[[Contents], dict[str, int]]  # fields of the config, read from the shapes
+    # Fields of the config, read from the shapes. Any: each is what its field says.
+    sizes: Callable[[Contents], dict[str, Any]]
+    unused: frozenset[str] = frozenset()  # tensors that a file may have and no model needs
 
 
 @dataclass(frozen=True)
@@ -33,8 +47,10 @@ class Sign:
     title: str
     patterns: tuple[str, ...]
     generation: str | None = None  # the key in GENERATIONS, where it can be built
-    advice: str = "This version of receptance reads RWKV-4 only."
+    advice: str = "It is research; receptance reads RWKV-4, 5, 6 and 7."
 
+
+_CONVERT = "Give the official .pth file that it was made from."
 
 # The first one whose patterns are all found says what the tensors are.
 SIGNS = (
@@ -48,13 +64,14 @@ SIGNS = (
     Sign("RWKV-7b (DeepEmbed attention)", (r"\.[rk]_k$", r"\.qkv\.")),
     Sign("RWKV-7a (DeepEmbed)", (r"\.[rk]_k$", r"\.s_emb\b")),
     Sign("DeepEmbed research", (r"\bs_emb\b",)),
-    Sign('RWKV-7 "Goose"', (r"\.[rk]_k$",)),
+    Sign("RWKV-7 in the names of another program", (r"\.[rk]_k$", r"\.layers\."), advice=_CONVERT),
+    Sign('RWKV-7 "Goose"', (r"\.[rk]_k$",), generation="7"),
     Sign("RWKV-6b or 6c research", (r"\.time_maa_rkvw_w1$",)),
     Sign("RWKV-6a research", (r"\.time_maa_\w+$", r"\.gate_w1$")),
-    Sign('RWKV-6 "Finch"', (r"\.time_maa_\w+$",)),
-    Sign('RWKV-5.2 "Eagle"', (r"\.gate\.weight$", r"\.time_faaaa$")),
-    Sign("RWKV-5.1", (r"\.gate\.weight$", r"\.ln_x\.weight$")),
-    Sign("RWKV-5.0", (r"\.ln_x\.weight$",)),
+    Sign('RWKV-6 "Finch"', (r"\.time_maa_\w+$",), generation="6"),
+    Sign('RWKV-5.2 "Eagle"', (r"\.gate\.weight$", r"\.time_faaaa$"), generation="5"),
+    Sign("RWKV-5.1", (r"\.gate\.weight$", r"\.ln_x\.weight$"), generation="5"),
+    Sign("RWKV-5.0", (r"\.ln_x\.weight$",), generation="5"),
     Sign("a tuned initial state, not a model", (r"\.time_state$",), advice="Load the model it belongs to."),
     Sign("RWKV-4 with head-QK (research)", (r"\bhead_q\b|\bhead_k\b|\bcopy_mask$",)),
     Sign("RWKV-4 with a feed-forward first layer (research)", (r"\.ffnPre\.",)),
@@ -99,17 +116,55 @@ def _num_layers(contents: Contents) -> int:
     return count
 
 
-def _rwkv4_sizes(contents: Contents) -> dict[str, int]:
+def _common_sizes(contents: Contents) -> dict[str, Any]:
     vocabulary, hidden = contents.shape("emb.weight", 2)
-    attention, _ = contents.shape("blocks.0.att.key.weight", 2)
     feed_forward, _ = contents.shape("blocks.0.ffn.key.weight", 2)
     return {
         "vocabulary_size": vocabulary,
         "num_layers": _num_layers(contents),
         "hidden_size": hidden,
-        "attention_size": attention,
         "feed_forward_size": feed_forward,
     }
 
 
-GENERATIONS = {"4": Generation(model=RWKV4, config=RWKV4Config, sizes=_rwkv4_sizes)}
+def _rwkv4_sizes(contents: Contents) -> dict[str, Any]:
+    attention, _ = contents.shape("blocks.0.att.key.weight", 2)
+    return _common_sizes(contents) | {"attention_size": attention}
+
+
+def _rwkv5_sizes(contents: Contents) -> dict[str, Any]:
+    _, hidden = contents.shape("emb.weight", 2)
+    if "blocks.0.att.time_faaaa" in contents.tensors:
+        version, (_, size) = "5.2", contents.shape("blocks.0.att.time_faaaa", 2)
+    else:
+        version = "5.1" if "blocks.0.att.gate.weight" in contents.tensors else "5.0"
+        size = hidden // max(1, contents.count("blocks.0.att.time_decay"))
+    return _common_sizes(contents) | {"head_size": size, "version": version}
+
+
+def _rwkv6_sizes(contents: Contents) -> dict[str, Any]:
+    _, size = contents.shape("blocks.0.att.time_faaaa", 2)
+    _, mix_rank, _ = contents.shape("blocks.0.att.time_maa_w2", 3)
+    _, decay_rank = contents.shape("blocks.0.att.time_decay_w1", 2)
+    return _common_sizes(contents) | {"head_size": size, "mix_rank": mix_rank, "decay_rank": decay_rank}
+
+
+def _rwkv7_sizes(contents: Contents) -> dict[str, Any]:
+    _, size = contents.shape("blocks.0.att.r_k", 2)
+    ranks = {}
+    for field, name in (("decay_rank", "w1"), ("in_context_rank", "a1"), ("gate_rank", "g1")):
+        _, ranks[field] = contents.shape(f"blocks.0.att.{name}", 2)
+    if "blocks.1.att.v1" in contents.tensors:  # no layer but the first does without
+        _, ranks["value_rank"] = contents.shape("blocks.1.att.v1", 2)
+    return _common_sizes(contents) | {"head_size": size} | ranks
+
+
+# The trainer gives the first layer these too, but there is no earlier layer whose values it could mix in.
+_UNUSED_IN_RWKV7 = frozenset(f"blocks.0.att.{name}" for name in ("v0", "v1", "v2"))
+
+GENERATIONS = {
+    "4": Generation(model=RWKV4, config=RWKV4Config, sizes=_rwkv4_sizes),
+    "5": Generation(model=RWKV5, config=RWKV5Config, sizes=_rwkv5_sizes),
+    "6": Generation(model=RWKV6, config=RWKV6Config, sizes=_rwkv6_sizes),
+    "7": Generation(model=RWKV7, config=RWKV7Config, sizes=_rwkv7_sizes, unused=_UNUSED_IN_RWKV7),
+}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ def load(
     *,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
-    **config_overrides: int | float,
+    **config_overrides: int | float | str,
 ) -> Checkpoint:
     """Load a model from a file or folder of any known format, with its sizes read from the tensors.
 
@@ -62,7 +62,7 @@ def load(
     config = _config(contents, generation, config_overrides)
     with torch.device("meta"):
         model = generation.model(config)
-    tensors = _checked_tensors(contents, model)
+    tensors = _checked_tensors(contents, model, generation.unused)
     matrices = dtype or functools.reduce(
         torch.promote_types, (tensor.dtype for tensor in tensors.values() if tensor.ndim >= 2)
     )
@@ -119,17 +119,25 @@ def _problem(name: str, value: object, types: Mapping[str, type]) -> str | None:
         close = difflib.get_close_matches(name, types, n=1)
         meant = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(types)}."
         return f"there is no {name!r}. {meant}"
+    if choices := get_args(types[name]):
+        return (
+            None if value in choices else f"{name} is {value!r}, but it must be one of {', '.join(choices)}."
+        )
     allowed = (int, float) if types[name] is float else (types[name],)
     if type(value) not in allowed or (isinstance(value, float) and not math.isfinite(value)):
         return f"{name} is {value!r}, but it must be a finite {types[name].__name__}."
     return None
 
 
-def _checked_tensors(contents: Contents, model: AnyModel) -> dict[str, Tensor]:
+def _checked_tensors(contents: Contents, model: AnyModel, unused: Set[str]) -> dict[str, Tensor]:
     """Return the tensors in the shapes of the model, in its order, if they are exactly those it needs."""
     expected = model.state_dict()
     missing = [contents.name_in_file(name) for name in expected if name not in contents.tensors]
-    unknown = [contents.name_in_file(name) for name in contents.tensors if name not in expected]
+    unknown = [
+        contents.name_in_file(name)
+        for name in contents.tensors
+        if name not in expected and name not in unused
+    ]
     if missing or unknown:
         problems = [
             f"{names[0]!r} is {verdict}" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")

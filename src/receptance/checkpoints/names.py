@@ -14,8 +14,13 @@ from torch import Tensor
 # What trainers put before every name: DeepSpeed, torch.compile, DataParallel, Lightning.
 WRAPPER_PREFIXES = ("_forward_module.", "_orig_mod.", "module.", "model.")
 
-# Vectors that the published files store as [1, 1, channel], and we as [channel].
-_PADDED = re.compile(r"\.time_mix_\w+$")
+# Vectors that the published files store as [1, 1, channel], and we as [channel]: by generation.
+_PADDED = {
+    "4": re.compile(r"\.time_mix_\w+$"),
+    "5": re.compile(r"\.time_mix_\w+$"),
+    "6": re.compile(r"\.time_(maa_[xwkvrg]|decay)$"),
+    "7": re.compile(r"\.(x_[rwkvag]|[wav]0|k_[ka])$"),
+}
 
 _LAYER = re.compile(r"(?<=blocks\.)\d+(?=\.)")
 
@@ -87,9 +92,9 @@ def wrapper_prefix(names: Collection[str]) -> str:
     return found
 
 
-def published_shape(name: str, tensor: Tensor) -> Tensor:
+def published_shape(name: str, tensor: Tensor, generation: str = "4") -> Tensor:
     """Return a weight of ours in the shape that the published files give it, sharing its memory."""
-    return tensor.reshape(1, 1, -1) if _PADDED.search(name) else tensor
+    return tensor.reshape(1, 1, -1) if _PADDED[generation].search(name) else tensor
 
 
 def without_padding(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -52,7 +52,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write(path: Path, tensors: Mapping[str, Tensor], generation: str) -> None:
     """Write tensors by official name as an official `.pth` file, atomically.
 
     Its vectors take the dtype of the matrices, as in the published files, where none of them loses a bit.
@@ -61,7 +61,7 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     narrow = {name: tensor.to(matrix.dtype) for name, tensor in tensors.items()}
     if all(torch.equal(narrow[name].to(tensor.dtype), tensor) for name, tensor in tensors.items()):
         tensors = narrow
-    padded = {name: published_shape(name, tensor) for name, tensor in tensors.items()}
+    padded = {name: published_shape(name, tensor, generation) for name, tensor in tensors.items()}
     # Through an open file: given a path, torch would write the temporary name into the archive.
     with atomic.write(path) as temporary, temporary.open("wb") as file:
         torch.save({name: _alone(tensor) for name, tensor in padded.items()}, file)

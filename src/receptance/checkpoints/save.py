@@ -44,7 +44,7 @@ def save(
             single_file.write(path, tensors, model.config, tokenizer, metadata or {})
         case "pth":
             _require_tensors_suffice(path, tensors, model.config)
-            pickled.write(path, tensors)
+            pickled.write(path, tensors, model.config.generation)
         case "transformers":
             huggingface.write(path, tensors, model.config, metadata or {})
         case _:

@@ -88,7 +88,7 @@ class Model:
     format: str
     metadata: dict[str, str]
     generation: str
-    config: dict[str, int | float]
+    config: dict[str, int | float | str]
     parameters: int
     dtype: str
     file_bytes: int
@@ -133,7 +133,10 @@ class Model:
         weights, state = terminal.bytes_as_text(self.weight_bytes), terminal.bytes_as_text(self.state_bytes)
         return {
             "generation": f"RWKV-{self.generation}",
-            **{name.replace("_", " "): f"{value:,}" for name, value in self.config.items()},
+            **{
+                name.replace("_", " "): value if isinstance(value, str) else f"{value:,}"
+                for name, value in self.config.items()
+            },
             "parameters": f"{self.parameters:,}",
             "format": f"{self.format}, {terminal.bytes_as_text(self.file_bytes)}",
             "memory": f"{weights} of weights ({self.dtype}), {state} of state for each text",

@@ -105,7 +105,7 @@ def verify(model: AnyModel, tokens: Int[Tensor, "batch time"], *, float64: bool 
 def _ways(model: AnyModel, time: int) -> list[tuple[str, list[int], dict[str, str]]]:
     """List the ways of reading a text: name, lengths of the spans, and the kernels to use."""
     sevens = [min(7, time - start) for start in range(0, time, 7)]
-    operator = f"wkv{model.config.generation}"
+    operator = model.config.operator
     return [
         ("one token at a time", [1] * time, {}),
         ("split after the first token", [1, time - 1], {}),

@@ -23,6 +23,7 @@ class Config:
     """The sizes of a model, read from its checkpoint; each generation adds its own."""
 
     generation: ClassVar[str]
+    operator: ClassVar[str]  # the kernel that it remembers by
 
     vocabulary_size: int
     num_layers: int

@@ -30,6 +30,7 @@ class RWKV4Config(Config):
     """The sizes of an RWKV-4; the defaults of the last two are those of every published model."""
 
     generation: ClassVar[str] = "4"
+    operator: ClassVar[str] = "wkv4"
 
     attention_size: int = 0  # 0: hidden_size
     feed_forward_size: int = 0  # 0: 4 * hidden_size

@@ -27,6 +27,7 @@ class RWKV5Config(HeadsConfig):
     """The sizes of an RWKV-5."""
 
     generation: ClassVar[str] = "5"
+    operator: ClassVar[str] = "wkv6"
 
     version: Literal["5.0", "5.1", "5.2"] = "5.2"
 

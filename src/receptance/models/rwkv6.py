@@ -27,6 +27,7 @@ class RWKV6Config(HeadsConfig):
     """The sizes of an RWKV-6; published models of hidden size 4096 have twice the ranks."""
 
     generation: ClassVar[str] = "6"
+    operator: ClassVar[str] = "wkv6"
 
     mix_rank: int = 32
     decay_rank: int = 64

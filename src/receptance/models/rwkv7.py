@@ -38,6 +38,7 @@ class RWKV7Config(HeadsConfig):
     """The sizes of an RWKV-7; a rank of 0 follows the rule for new models."""
 
     generation: ClassVar[str] = "7"
+    operator: ClassVar[str] = "wkv7"
 
     decay_rank: int = 0
     in_context_rank: int = 0
