@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from receptance.errors import TrainingError
 from receptance.models import RWKV4, RWKV4Config
 from receptance.training import OptimizerConfig
 from receptance.training.optimizer import MasterAdamW
+from tests.models.examples import example
 
 CONFIG = OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-3, weight_decay=0.1)
 
@@ -94,6 +96,27 @@ def test_decays_learn_twice_and_bonuses_three_times_as_fast() -> None:
         assert_close(
             before[name] - parameter.detach(), torch.full_like(parameter, 1e-3 * times), rtol=1e-3, atol=0
         )
+
+
+@pytest.mark.parametrize("generation", ["5.2", "6", "7"])
+def test_in_later_generations_only_projections_decay_and_decays_learn_fast(generation: str) -> None:
+    model = example(generation, torch.float32)
+    before = values(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    MasterAdamW(model, CONFIG).step(1e-2)
+    for name, parameter in model.named_parameters():
+        share = 1 - 1e-2 * 0.1 if parameter.ndim == 2 and name.endswith(".weight") else 1.0
+        assert_close(parameter.detach(), before[name] * share, rtol=1e-6, atol=0)
+
+    before = values(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    MasterAdamW(model, replace(CONFIG, weight_decay=0.0)).step(1e-3)
+    fast = "w0" if generation == "7" else "time_decay"
+    for name, parameter in model.named_parameters():
+        step = torch.full_like(parameter, 2e-3 if name.endswith(f".{fast}") else 1e-3)
+        assert_close(before[name] - parameter.detach(), step, rtol=2e-3, atol=0)
 
 
 def test_the_norm_is_of_all_gradients_and_clipping_scales_them() -> None:

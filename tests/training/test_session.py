@@ -259,3 +259,34 @@ def test_text_that_was_not_prepared_is_refused(make_config: MakeConfig, tmp_path
 def test_a_larger_vocabulary_than_the_tokenizers_is_allowed(make_config: MakeConfig) -> None:
     result = train(make_config(max_steps=1, vocabulary_size=320))
     assert checkpoints.load(result.folder.checkpoint).model.config.vocabulary_size == 320
+
+
+@pytest.mark.parametrize(
+    ("generation", "sizes"),
+    [
+        ("4", {"attention_size": 24}),
+        ("5", {"head_size": 4}),
+        ("6", {"head_size": 4, "mix_rank": 3, "decay_rank": 5}),
+        ("7", {"head_size": 8, "decay_rank": 3, "in_context_rank": 4, "value_rank": 5, "gate_rank": 6}),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_generation_learns_at_the_sizes_of_its_recipe(
+    make_config: MakeConfig, generation: str, sizes: dict[str, int], dtype: str
+) -> None:
+    config = make_config(
+        generation=generation, hidden_size=32, max_steps=12, weight_decay=0.1, dtype=dtype, **sizes
+    )
+    train(config)
+    losses = [record["loss"] for record in log(config.run.folder) if record["kind"] == "training"]
+    assert losses[-1] < losses[0] - 0.3
+    trained = checkpoints.load(config.run.folder / "model.safetensors").model.config
+    assert trained.generation == generation
+    assert {name: getattr(trained, name) for name in sizes} == sizes
+
+
+def test_a_size_that_the_generation_does_not_have_is_refused(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match=r"model\.mix_rank is 3, but RWKV-7 has none"):
+        train(make_config(generation="7", mix_rank=3))
+    with pytest.raises(ConfigError, match=r"hidden_size is 16, not a multiple of head_size 64"):
+        train(make_config(generation="6"))

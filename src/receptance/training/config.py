@@ -6,6 +6,7 @@ Paths that are not absolute begin at the current folder, not at the recipe's.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,19 +39,28 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
-    """`[model]`: either the sizes of a fresh model, or the checkpoint to start from."""
+    """`[model]`: either the sizes of a fresh model, or the checkpoint to start from.
+
+    A size of 0 is what is usual for the generation; one that the generation does not have is an error.
+    """
 
     initial: Path | None = None
-    generation: Literal["4"] = "4"
+    generation: Literal["4", "5", "6", "7"] = "4"
     num_layers: Count = 0
     hidden_size: Count = 0
     attention_size: Count = 0  # 0: hidden_size
-    feed_forward_size: Count = 0  # 0: what is usual for the generation
+    feed_forward_size: Count = 0
     vocabulary_size: Count = 0  # 0: that of the data's tokenizer
+    head_size: Count = 0  # from RWKV-5
+    mix_rank: Count = 0  # of RWKV-6
+    decay_rank: Count = 0  # of RWKV-6 and 7, like the following of 7
+    in_context_rank: Count = 0
+    value_rank: Count = 0
+    gate_rank: Count = 0
 
     @model_validator(mode="after")
     def _fresh_or_initial(self) -> ModelConfig:
-        sizes = ("num_layers", "hidden_size", "attention_size", "feed_forward_size", "vocabulary_size")
+        sizes = (field.name for field in fields(self) if field.name not in ("initial", "generation"))
         given = [name for name in sizes if getattr(self, name)]
         if self.initial is not None and given:
             raise ValueError(f"initial brings its own sizes, so {', '.join(given)} cannot be set beside it")

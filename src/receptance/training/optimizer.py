@@ -25,7 +25,8 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 class MasterAdamW:
     """AdamW over float32 masters, with the parameter groups of the RWKV recipes.
 
-    Weight decay holds for matrices alone. `time_decay` and `time_first` learn faster by their multipliers.
+    Weight decay holds for `.weight` matrices alone: the embedding, the head and the projections. `time_decay`
+    (in RWKV-7 `w0`) and `time_first` learn faster by their multipliers.
     After each backward pass call `collect`, after the last one of a step `step`.
     """
 
@@ -49,10 +50,12 @@ class MasterAdamW:
         groups: dict[tuple[float, float], list[Tensor]] = {}
         named = {
             "time_decay": config.time_decay_multiplier,
+            "w0": config.time_decay_multiplier,
             "time_first": config.time_first_multiplier,
         }
         for name, master in self._masters.items():
-            decay = config.weight_decay if master.ndim >= 2 else 0.0
+            is_projection = master.ndim >= 2 and name.endswith(".weight")
+            decay = config.weight_decay if is_projection else 0.0
             multiplier = named.get(name.rpartition(".")[2], 1.0)
             groups.setdefault((decay, multiplier), []).append(master)
         self._multipliers = [multiplier for _, multiplier in groups]

@@ -126,6 +126,9 @@ def _fresh_model(config: Config, vocabulary_size: int) -> AnyModel:
     sizes = asdict(config.model)
     del sizes["initial"]
     given = {name: value for name, value in sizes.items() if value}
+    known = {field.name for field in fields(GENERATIONS[config.model.generation].config)}
+    for name in given.keys() - known - {"generation"}:
+        raise ConfigError(f"model.{name} is {given[name]}, but RWKV-{config.model.generation} has none.")
     model = _empty_model(**{"vocabulary_size": vocabulary_size, **given})
     model.initialise(torch.Generator().manual_seed(config.run.seed))
     return model
