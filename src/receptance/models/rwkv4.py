@@ -168,7 +168,7 @@ class RWKV4(LanguageModel[RWKV4Config, RWKV4State]):
         self.config = config
         # Made from an empty table, because drawing one on the meta device makes torch import its compiler.
         table = torch.empty(config.vocabulary_size, config.hidden_size)
-        self.emb = nn.Embedding.from_pretrained(table, freeze=False)
+        self.emb = nn.Embedding(config.vocabulary_size, config.hidden_size, _weight=table)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.ln_out = LayerNorm(config.hidden_size, eps=1e-5)
         self.head = nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
