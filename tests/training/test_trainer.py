@@ -187,6 +187,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_good_files(make_config: Ma
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_a_compiled_step_gives_the_same_losses(make_config: MakeConfig) -> None:
     eager = make_config(num_layers=1)
     compiled = elsewhere(make_config(num_layers=1, compile=True), "compiled")
