@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_PIECE = 1 << 24  # logits that are held in full precision at once
+# Logits that are held in full precision at once: on a CPU, as many as its cache holds.
+_PIECE, _PIECE_ON_A_CPU = 1 << 24, 1 << 20
 
 
 def in_place(
     logits: Tensor, targets: Tensor, max_logit_weight: float, gradient: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the nll and the largest logit of each token, and write the gradient over the logits."""
-    rows = max(_PIECE // logits.shape[1], 1)
+    piece = _PIECE_ON_A_CPU if logits.device.type == "cpu" else _PIECE
+    rows = max(piece // logits.shape[1], 1)
     pieces = [
         _piece(x, t, max_logit_weight, gradient)
         for x, t in zip(torch.split(logits, rows), torch.split(targets.long(), rows), strict=True)

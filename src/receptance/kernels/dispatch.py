@@ -42,15 +42,12 @@ class Operator(Generic[Function_co]):
     def __post_init__(self) -> None:
         _OPERATORS[self.name] = self
 
-    def requested(self) -> str | None:
-        """Return the name that `use` asks for here, or None."""
-        return _choices.get().get(self.name)
-
-    def choose(self, name: str | None, *arguments: object) -> Implementation[Function_co]:
-        """Return the implementation called `name`, or with None the first that takes the call.
+    def choose(self, *arguments: object) -> Implementation[Function_co]:
+        """Return the implementation that `use` asks for here, else the first that takes the call.
 
         Raises KernelError when the one asked for cannot serve the call.
         """
+        name = _choices.get().get(self.name)
         for implementation in self.implementations:
             if name not in (None, implementation.name):
                 continue
@@ -59,7 +56,7 @@ class Operator(Generic[Function_co]):
                 return implementation
             if name is not None:
                 raise KernelError(f"{self.name}: implementation {name!r} cannot serve this call: {reason}")
-        raise KernelError(f"{self.name}: {name!r} is not among {', '.join(self.names())}")
+        raise KernelError(f"{self.name}: no implementation can serve this call")
 
     def names(self) -> list[str]:
         """Return the names of all implementations, the fastest first."""
@@ -79,6 +76,16 @@ _OPERATORS: dict[str, Operator[Callable[..., object]]] = {}
 _choices: ContextVar[Mapping[str, str]] = ContextVar("choices", default={})  # noqa: B039  never written to
 
 
+def operator(name: str) -> Operator[Callable[..., object]]:
+    """Return the operator of this name.
+
+    Raises KernelError when there is none.
+    """
+    if name not in _OPERATORS:
+        raise KernelError(f"no operator is called {name!r}; there are {', '.join(_OPERATORS)}")
+    return _OPERATORS[name]
+
+
 @contextmanager
 def use(**choices: str) -> Iterator[None]:
     """Serve these operators by these implementations inside the block.
@@ -87,12 +94,10 @@ def use(**choices: str) -> Iterator[None]:
     thread or task. Raises KernelError for a name that does not exist; a call that the chosen implementation
     cannot serve raises it too, and is never passed on to another one.
     """
-    for operator, name in choices.items():
-        names = _operator(operator).names()
+    for served, name in choices.items():
+        names = operator(served).names()
         if name not in names:
-            raise KernelError(
-                f"{operator}: no implementation is called {name!r}; there are {', '.join(names)}"
-            )
+            raise KernelError(f"{served}: no implementation is called {name!r}; there are {', '.join(names)}")
     token = _choices.set({**_choices.get(), **choices})
     try:
         yield
@@ -100,24 +105,18 @@ def use(**choices: str) -> Iterator[None]:
         _choices.reset(token)
 
 
-def available(operator: str) -> list[str]:
+def available(name: str) -> list[str]:
     """Return the names of the implementations that this machine can run, the fastest first.
 
     Raises KernelError for an operator that does not exist.
     """
-    return [row.name for row in _operator(operator).implementations if row.missing() is None]
+    return [row.name for row in operator(name).implementations if row.missing() is None]
 
 
 def implementations() -> list[Row]:
     """Return every implementation of every operator, and whether this machine can run it."""
     return [
-        Row(operator.name, implementation.name, implementation.missing())
-        for operator in _OPERATORS.values()
-        for implementation in operator.implementations
+        Row(each.name, implementation.name, implementation.missing())
+        for each in _OPERATORS.values()
+        for implementation in each.implementations
     ]
-
-
-def _operator(name: str) -> Operator[Callable[..., object]]:
-    if name not in _OPERATORS:
-        raise KernelError(f"no operator is called {name!r}; there are {', '.join(_OPERATORS)}")
-    return _OPERATORS[name]
