@@ -71,7 +71,7 @@ class MatrixOperator:
         if torch.compiler.is_compiling():
             y, state, _ = self._torch_operator()(*inputs, None, _is_differentiated(inputs))
             return y, state
-        return self._operator.choose(self._operator.requested(), *inputs).function(*inputs)
+        return self._operator.choose(*inputs).function(*inputs)
 
     def _check(self, inputs: tuple[Tensor, ...]) -> None:
         *tensors, state = inputs
@@ -119,7 +119,7 @@ class MatrixOperator:
 
     def _passes(self, name: str | None, inputs: tuple[Tensor, ...]) -> Passes:
         if name is None:
-            name = self._operator.choose(self._operator.requested(), *inputs).name
+            name = self._operator.choose(*inputs).name
         if name not in self._passes_by_name:
             choice = ", ".join(self._passes_by_name)
             raise KernelError(
