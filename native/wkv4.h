@@ -23,11 +23,14 @@
 #include "vector.h"
 
 namespace receptance::RECEPTANCE_LEVEL {
+
 constexpr int BLOCK = WKV4_BLOCK;
 constexpr int STRIP = 1024;            // channels whose sums are at hand
 constexpr int VECTORS = STRIP / LANES;
-constexpr float SPREAD = 50.0f;        // e^50 squared still fits float32, with room for sums
-constexpr float LARGEST_BONUS = 20.0f;
+
+// The flat way divides by numbers as small as e^-(SPREAD + LARGEST_BONUS); float32 ends at e^88.
+constexpr float SPREAD = 50.0f;
+constexpr float LARGEST_BONUS = 20.0f;  // of |u|
 
 struct Parameters {
   Vector w, u;
@@ -60,7 +63,9 @@ static inline Vector load_row(const float *from, int count, float missing) {
   return count == LANES ? load(from) : load_some(from, count, missing);
 }
 
-static inline void store_row(Vector x, float *to, int count) { count == LANES ? store(x, to) : store_some(x, to, count); }
+static inline void store_row(Vector x, float *to, int count) {
+  count == LANES ? store(x, to) : store_some(x, to, count);
+}
 
 static inline Sums load_sums(const float *a, const float *b, const float *p, int count) {
   return {load_row(a, count, 0.0f), load_row(b, count, 1.0f), load_row(p, count, 0.0f)};
@@ -98,8 +103,8 @@ static inline Vector undrifted(const Parameters &x, Vector sum, int steps) {
   return sum + sum * (static_cast<float>(steps) * x.decay_error);
 }
 
-// The stepped way. p + w is rounded at every token, in the same direction as long as the past wins. What p thereby lacks
-// is known exactly and kept beside it, within a block: A = a e^(p + lag).
+// The stepped way. p + w is rounded at every token, in the same direction as long as the past wins. What p thereby
+// lacks is known exactly and kept beside it, within a block: A = a e^(p + lag).
 struct Stepping {
   Vector a, b, p, lag;
 };

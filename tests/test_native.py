@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,3 +93,15 @@ def test_the_library_is_found_in_a_later_folder_of_the_package(
 ) -> None:
     monkeypatch.setattr(receptance, "__path__", [str(tmp_path), *receptance.__path__])
     assert native.library() is not None
+
+
+@needs_library
+def test_only_the_functions_for_python_leave_the_library() -> None:
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("needs nm, to list the symbols of a library")
+    built = next(file for folder in receptance.__path__ if (file := Path(folder, native.FILE)).is_file())
+    listed = subprocess.run([nm, "-D", "--defined-only", built], capture_output=True, text=True, check=True)
+    names = [line.split()[-1] for line in listed.stdout.splitlines()]
+    assert names
+    assert all(name.startswith("receptance_") for name in names)

@@ -5,7 +5,7 @@ import torch
 
 from receptance import kernels, native
 from receptance.errors import KernelError
-from tests.kernels.wkv4_cases import Way, call, make_inputs, make_weights, run
+from tests.kernels.wkv4_cases import Way, assert_as_expected, call, make_inputs, make_weights, run
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=str(native.unavailable_reason()))
 WAYS = [Way("native", level=level) for level in native.levels()]
@@ -29,6 +29,21 @@ def test_sums_do_not_drift_over_thousands_of_tokens(way: Way, spread: float, dec
     scale = torch.exp(p.double() - p64)
     torch.testing.assert_close(b * scale, b64, rtol=2e-5, atol=0.0)
     torch.testing.assert_close(a * scale, a64, rtol=0.0, atol=2e-5 * float(b64.max()))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("bonus", [-19.9, 19.9])
+@pytest.mark.parametrize("high", [0.1, 0.9], ids=["rarely high", "mostly high"])
+def test_a_block_may_span_all_that_the_flat_way_allows(way: Way, bonus: float, high: float) -> None:
+    inputs, weights = make_inputs(2, 200, 16), make_weights(2, 200, 16)
+    is_high = torch.rand(inputs[0].shape, generator=torch.Generator().manual_seed(2)) < high
+    inputs[0] = torch.where(is_high, 24.9, -24.9)
+    inputs[3] = torch.full((16,), bonus)
+    inputs64 = [x.double() for x in inputs]
+    p = call(Way("scan"), inputs64)[3]
+    assert_as_expected(
+        way, run(way, inputs, weights, p), run(Way("scan", torch.float64), inputs64, weights, p)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
