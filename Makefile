@@ -11,10 +11,10 @@ DEMO ?= runs/demo
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: $(VENV)/installed  ## Train a small RWKV-4 on real text, then let it write (about 5 minutes)
+demo: $(VENV)/installed  ## Train a small RWKV-4 on real text, then let it write (about 4 minutes)
 	DEMO=$(DEMO) BIN=$(BIN) ./recipes/demo.sh
 
-test: $(VENV)/installed-dev  ## Run the tests (about 10 minutes)
+test: $(VENV)/installed-dev  ## Run the tests (two to five minutes)
 	$(BIN)/pytest --numprocesses 2 -m "not slow and not gpu"
 
 test-full: $(VENV)/installed-dev  ## Run the slow tests too
