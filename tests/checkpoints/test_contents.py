@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from receptance.checkpoints.contents import Contents
+from receptance.checkpoints.contents import Contents, weights
 from receptance.errors import CheckpointError
 
 CONTENTS = Contents(
     path=Path("model.bin"),
     format="test",
-    tensors={"emb.weight": torch.zeros(11, 8)},
+    weights=weights({"emb.weight": torch.zeros(11, 8)}),
     files=(Path("model.bin"),),
     name_in_file=lambda name: f"rwkv.{name}",
 )

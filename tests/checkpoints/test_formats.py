@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from receptance import checkpoints
-from receptance.checkpoints.formats import FormatName
+from receptance.checkpoints.writers import FormatName
 from receptance.errors import CheckpointError
 from tests.checkpoints.files import assert_same_weights, official, random_model
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from receptance import checkpoints
-from receptance.checkpoints.contents import Contents
-from receptance.checkpoints.formats import FormatName
+from receptance.checkpoints.contents import Contents, weights
 from receptance.checkpoints.generations import recognise
+from receptance.checkpoints.writers import FormatName
 from receptance.errors import CheckpointError, ConfigError
 from receptance.models import RWKV4, AnyModel, Config, RWKV5Config, RWKV6Config, RWKV7Config
 from tests.checkpoints.files import assert_same_weights, official, random_model
@@ -24,7 +24,7 @@ NARROW = {"feed_forward_size": 256, "head_size": 8}
 
 def contents(*names: str, **config: object) -> Contents:
     tensors = {name: torch.zeros(4, 4) for name in names}
-    return Contents(path=Path("file"), format="pth", tensors=tensors, files=(), config=config)
+    return Contents(path=Path("file"), format="pth", weights=weights(tensors), files=(), config=config)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_every_generation_is_recognised_with_all_of_its_sizes(generation: str) -
 
 
 def contents_of(model: AnyModel) -> Contents:
-    return Contents(path=Path("file"), format="pth", tensors=model.state_dict(), files=())
+    return Contents(path=Path("file"), format="pth", weights=weights(model.state_dict()), files=())
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from receptance import checkpoints
-from receptance.checkpoints.formats import FormatName
+from receptance.checkpoints.writers import FormatName
 from receptance.errors import CheckpointError, ConfigError
 from receptance.models import RWKV4, AnyModel, RWKV4Config
 from tests.checkpoints.files import assert_same_weights, official, random_model, random_tokens

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from receptance import checkpoints
-from receptance.checkpoints.formats import FormatName
+from receptance.checkpoints.writers import FormatName
 from receptance.models import AnyModel
 from tests.checkpoints.files import assert_same_weights, official, random_model, random_tokens
 from tests.models.examples import example

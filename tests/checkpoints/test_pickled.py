@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import time
+import weakref
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from torch import nn
 
 import receptance
 from receptance.checkpoints import pickled
+from receptance.checkpoints.contents import Weight, weights
+from receptance.checkpoints.stored_model import from_module
 from receptance.errors import CheckpointError
 from tests.checkpoints.files import official, random_model, rewrite_archive
 
@@ -71,9 +74,9 @@ def good(tmp_path: Path) -> Path:
 def test_tensors_come_back_mapped_and_equal(good: Path) -> None:
     contents = pickled.read(good)
     for name, tensor in official(random_model()).items():
-        assert torch.equal(contents.tensors[name], tensor)
+        assert torch.equal(contents.weights[name].read(), tensor)
     before = good.read_bytes()
-    contents.tensors["emb.weight"].zero_()
+    contents.weights["emb.weight"].read().zero_()
     assert good.read_bytes() == before
 
 
@@ -82,7 +85,7 @@ def test_what_a_trainer_put_before_the_names_is_taken_off(tmp_path: Path, prefix
     tensors = official(random_model())
     torch.save({prefix + name: tensor for name, tensor in tensors.items()}, tmp_path / "a.pth")
     contents = pickled.read(tmp_path / "a.pth")
-    assert contents.tensors.keys() == tensors.keys()
+    assert contents.weights.keys() == tensors.keys()
     assert contents.name_in_file("emb.weight") == f"{prefix}emb.weight"
 
 
@@ -91,7 +94,7 @@ def test_what_a_trainer_put_before_the_names_is_taken_off(tmp_path: Path, prefix
 def test_any_flat_dictionary_of_tensors_is_read(tmp_path: Path, mapping: type, wrap: Any) -> None:
     tensors = official(random_model())
     torch.save(mapping({name: wrap(tensor) for name, tensor in tensors.items()}), tmp_path / "a.pth")
-    ours = pickled.read(tmp_path / "a.pth").tensors
+    ours = pickled.read_tensors(tmp_path / "a.pth")
     assert all(torch.equal(ours[name], tensor) for name, tensor in tensors.items())
     assert not any(tensor.requires_grad for tensor in ours.values())
 
@@ -99,13 +102,13 @@ def test_any_flat_dictionary_of_tensors_is_read(tmp_path: Path, mapping: type, w
 def test_a_transposed_tensor_keeps_its_values(tmp_path: Path) -> None:
     matrix = torch.randn(3, 5)
     torch.save({"a": matrix.t()}, tmp_path / "a.pth")
-    assert torch.equal(pickled.read(tmp_path / "a.pth").tensors["a"], matrix.t())
+    assert torch.equal(pickled.read_tensors(tmp_path / "a.pth")["a"], matrix.t())
 
 
 def test_two_views_of_one_buffer_are_read(tmp_path: Path) -> None:
     buffer = torch.randn(30)
     torch.save({"a": buffer[:10].view(2, 5), "b": buffer[10:]}, tmp_path / "a.pth")
-    tensors = pickled.read(tmp_path / "a.pth").tensors
+    tensors = pickled.read_tensors(tmp_path / "a.pth")
     assert torch.equal(tensors["a"].flatten(), buffer[:10])
     assert torch.equal(tensors["b"], buffer[10:])
 
@@ -280,30 +283,72 @@ def test_nothing_else_in_the_package_unpickles() -> None:
 
 def test_a_written_file_is_what_torch_and_blinkdl_read(tmp_path: Path) -> None:
     model = random_model()
-    pickled.write(tmp_path / "a.pth", model.state_dict(), "4")
-    theirs = torch.load(tmp_path / "a.pth", weights_only=True)
-    assert list(theirs) == list(official(model))
-    for name, tensor in official(model).items():
-        assert torch.equal(theirs[name], tensor)
-        assert theirs[name].shape == tensor.shape
+    pickled.write(tmp_path / "a.pth", from_module(model))
+    for mapped in (False, True):
+        theirs = torch.load(tmp_path / "a.pth", weights_only=True, mmap=mapped)
+        assert list(theirs) == list(official(model))
+        for name, tensor in official(model).items():
+            assert torch.equal(theirs[name], tensor)
+            assert theirs[name].shape == tensor.shape
+
+
+def test_a_written_file_is_a_sound_zip_archive(tmp_path: Path) -> None:
+    pickled.write(tmp_path / "a.pth", from_module(random_model()))
+    with zipfile.ZipFile(tmp_path / "a.pth") as archive:
+        assert archive.testzip() is None
+
+
+def test_a_written_file_is_that_of_torch_save_but_for_the_numbers_of_the_archive(tmp_path: Path) -> None:
+    pickled.write(tmp_path / "a.pth", from_module(random_model()))
+    with (tmp_path / "b.pth").open("wb") as file:
+        torch.save(official(random_model()), file)
+    with zipfile.ZipFile(tmp_path / "a.pth") as ours, zipfile.ZipFile(tmp_path / "b.pth") as theirs:
+        names = [name for name in theirs.namelist() if "serialization_id" not in name]
+        assert [name for name in ours.namelist() if "serialization_id" not in name] == names
+        for name in names:
+            assert ours.read(name) == theirs.read(name), name
 
 
 def test_the_same_model_gives_the_same_bytes_under_any_name(tmp_path: Path) -> None:
     for name in ("one.pth", "two.pth"):
-        pickled.write(tmp_path / name, random_model().state_dict(), "4")
+        pickled.write(tmp_path / name, from_module(random_model()))
     assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "two.pth").read_bytes()
 
 
 def test_vectors_take_the_dtype_of_the_matrices_only_where_that_loses_nothing(tmp_path: Path) -> None:
-    matrix = torch.randn(4, 4).bfloat16()
-    fitting, fine = torch.tensor([1.0, 0.5]), torch.tensor([1.0, 0.1])
-    pickled.write(tmp_path / "a.pth", {"m.weight": matrix, "v.weight": fitting}, "4")
-    assert torch.load(tmp_path / "a.pth", weights_only=True)["v.weight"].dtype == torch.bfloat16
-    pickled.write(tmp_path / "a.pth", {"m.weight": matrix, "v.weight": fine}, "4")
-    assert torch.equal(torch.load(tmp_path / "a.pth", weights_only=True)["v.weight"], fine)
+    model = random_model().cast_matrices(torch.bfloat16)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16().to(parameter.dtype)
+    pickled.write(tmp_path / "a.pth", from_module(model))
+    assert {t.dtype for t in torch.load(tmp_path / "a.pth", weights_only=True).values()} == {torch.bfloat16}
+    model.ln_out.weight.data[0] = 0.1
+    pickled.write(tmp_path / "a.pth", from_module(model))
+    written = torch.load(tmp_path / "a.pth", weights_only=True)
+    assert torch.equal(written["ln_out.weight"], model.ln_out.weight)
+    assert written["head.weight"].dtype == torch.bfloat16
 
 
 def test_a_view_does_not_take_the_whole_buffer_into_the_file(tmp_path: Path) -> None:
     buffer = torch.randn(1_000_000)
-    pickled.write(tmp_path / "a.pth", {"a": buffer[:100].view(10, 10)}, "4")
+    pickled.write_weights(tmp_path / "a.pth", weights({"a": buffer[:100].view(10, 10)}))
     assert (tmp_path / "a.pth").stat().st_size < 10_000
+
+
+def test_weights_are_read_one_at_a_time(tmp_path: Path) -> None:
+    alive = 0
+
+    def read() -> torch.Tensor:
+        nonlocal alive
+        alive += 1
+        tensor = torch.zeros(1000)
+        weakref.finalize(tensor, forget)
+        assert alive == 1
+        return tensor
+
+    def forget() -> None:
+        nonlocal alive
+        alive -= 1
+
+    pickled.write_weights(
+        tmp_path / "a.pth", {f"{i}": Weight((1000,), torch.float32, read) for i in range(4)}
+    )

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from receptance import checkpoints
-from receptance.checkpoints.formats import FormatName
+from receptance.checkpoints.writers import FormatName
 from receptance.errors import CheckpointError, ConfigError
 from tests.checkpoints.files import assert_same_weights, random_model
 
@@ -54,9 +54,7 @@ def test_a_model_with_a_value_that_is_not_finite_is_not_written(
     model = random_model()
     with torch.no_grad():
         model.get_parameter("blocks.1.att.time_first")[3] = value
-    with pytest.raises(
-        CheckpointError, match=r"'blocks\.1\.att\.time_first' holds values that are not finite"
-    ):
+    with pytest.raises(CheckpointError, match=r"'blocks\.1\.att\.time_first' holds (nan|inf) at \[3\]"):
         checkpoints.save(model, tmp_path / "model", format=format_name)
     assert list(tmp_path.iterdir()) == []
 

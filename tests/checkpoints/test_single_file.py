@@ -11,13 +11,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from receptance.checkpoints import single_file
+from receptance.checkpoints.stored_model import from_module
 from receptance.errors import CheckpointError, ConfigError
 from tests.checkpoints.files import official, random_model
 
 
 def write(path: Path, **metadata: str) -> Path:
     model = random_model(layer_norm_epsilon=1e-6)
-    single_file.write(path, model.state_dict(), model.config, "world", metadata)
+    single_file.write(path, from_module(model, "world", metadata))
     return path
 
 
@@ -52,7 +53,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         {"note": "mine"},
     )
     assert contents.config["layer_norm_epsilon"] == 1e-6
-    assert contents.tensors.keys() == random_model().state_dict().keys()
+    assert contents.weights.keys() == random_model().state_dict().keys()
 
 
 def test_official_tensors_without_our_header_are_read(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_official_tensors_without_our_header_are_read(tmp_path: Path) -> None:
         None,
         {"note": "theirs"},
     )
-    assert contents.tensors.keys() == random_model().state_dict().keys()
+    assert contents.weights.keys() == random_model().state_dict().keys()
     assert contents.name_in_file("emb.weight") == "module.emb.weight"
 
 
@@ -98,6 +99,6 @@ def test_a_header_that_cannot_be_believed_is_refused(
 
 def test_reading_maps_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a")
-    tensors = single_file.read(path).tensors
+    weights = single_file.read(path).weights
     path.unlink()  # the mapping outlives the name
-    assert torch.equal(tensors["emb.weight"], random_model().emb.weight)
+    assert torch.equal(weights["emb.weight"].read(), random_model().emb.weight)

@@ -10,24 +10,24 @@ from tempfile import TemporaryDirectory
 import torch
 
 from receptance import atomic
-from receptance.checkpoints import huggingface
-from receptance.checkpoints.formats import FormatName
-from receptance.checkpoints.load import Checkpoint, load
-from receptance.checkpoints.save import save
+from receptance.checkpoints import comparison, huggingface, writers
+from receptance.checkpoints.load import open_model
+from receptance.checkpoints.stored_model import StoredModel
+from receptance.checkpoints.writers import FormatName
 from receptance.errors import CheckpointError, ConfigError, TokenizerError
-from receptance.models import AnyModel
 from receptance.tokenizers import find_tokenizer
-
-_NUM_TOKENS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
     """What was converted, and how far the results are apart."""
 
-    source: Checkpoint
-    destination: Checkpoint
-    largest_difference: float  # of any logit over a few fixed tokens: what the dtype cost, or rounding alone
+    source: StoredModel
+    destination: StoredModel
+    unequal: dict[str, float]  # largest difference of each weight that the format could not keep to the bit
+    largest_difference: (
+        float  # of any logit over a few fixed tokens: what dtype and format cost, or rounding alone
+    )
     source_sha256: dict[Path, str]  # of each file with weights
     destination_sha256: dict[Path, str]
     tokenizer_file: Path | None  # the vocabulary that was put beside the destination
@@ -39,49 +39,54 @@ def convert(
     *,
     format: FormatName | None = None,  # noqa: A002 - the word that users look for
     dtype: torch.dtype | None = None,
+    quantization: str | None = None,
+    **config_overrides: int | float | str,
 ) -> Conversion:
-    """Write a checkpoint in another format (or dtype), load what was written and compare the two.
+    """Write a checkpoint in another format (or dtype), read what was written and compare the two.
 
-    format  None takes it from the destination: `.safetensors`, `.pth`, or a folder for transformers
+    format            None takes it from the destination's name: its suffix, or a folder for transformers
+    dtype             number format of the matrices; None keeps that of the source
+    quantization      such as "q8_0", for the formats that have it
+    config_overrides  fields of the config to set otherwise than the source does, such as group_norm_epsilon
 
-    Raises CheckpointError when the source cannot be loaded, or what was written is not the same to the bit;
-    ConfigError when the destination exists, says nothing about the format or cannot hold the model.
+    Neither model is ever whole in memory. Raises CheckpointError when the source cannot be read, or what was
+    written is not the same to the bit in a format that keeps every bit; ConfigError when the destination
+    exists, says nothing about the format or cannot hold the model.
     """
     destination = Path(destination)
-    format_name = format or _format_of(destination)
+    format_name = format or writers.format_of(destination)
     if destination.exists():
         raise ConfigError(f"{destination} exists already. Remove it, or choose another destination.")
-    before = load(source, dtype=dtype)
+    before = open_model(source, **config_overrides)
+    wanted = before if dtype is None else before.cast(dtype)
     vocabulary = _vocabulary(before, destination, format_name)
-    save(
-        before.model,
-        destination,
-        tokenizer=before.tokenizer,
-        metadata=before.metadata,
-        format=format_name,
-    )
+    writer = writers.write(destination, wanted, format_name, quantization)
     if vocabulary is not None:
         atomic.write_bytes(*vocabulary)
-    after = load(destination)
-    original = before if dtype is None else load(source)
-    _require_same(before, after)
+    after = open_model(destination)
+    if after.config != wanted.config:
+        raise CheckpointError(f"{after.path}: it holds {after.config} and not {wanted.config}.")
+    unequal = comparison.unequal_weights(wanted, after)
+    if unequal and writer.is_exact and quantization is None:
+        raise CheckpointError(
+            f"{after.path}: {next(iter(unequal))!r} is not what was written. Is the disk damaged?"
+        )
+    difference = comparison.logits(before) - comparison.logits(after)
     return Conversion(
-        source=original,
+        source=before,
         destination=after,
-        largest_difference=_largest_difference(original.model, after.model),
-        source_sha256=_sha256(original),
+        unequal=unequal,
+        largest_difference=float(difference.abs().max()),
+        source_sha256=_sha256(before),
         destination_sha256=_sha256(after),
         tokenizer_file=None if vocabulary is None else vocabulary[0],
     )
 
 
-def _vocabulary(
-    checkpoint: Checkpoint, destination: Path, format_name: FormatName
-) -> tuple[Path, bytes] | None:
+def _vocabulary(model: StoredModel, destination: Path, format_name: FormatName) -> tuple[Path, bytes] | None:
     """Return the vocabulary file that belongs beside the destination, and what it holds, if there is one."""
     try:
-        rows = checkpoint.model.config.vocabulary_size
-        tokenizer = find_tokenizer(checkpoint.path, checkpoint.tokenizer, rows)
+        tokenizer = find_tokenizer(model.path, model.tokenizer, model.config.vocabulary_size)
     except TokenizerError:
         return None  # the weights can be converted without
     with TemporaryDirectory() as folder:
@@ -93,44 +98,13 @@ def _vocabulary(
         return destination / (huggingface.TOKENIZER_FILE if file.suffix == ".json" else file.name), content
     place = destination.parent / file.name
     if place.is_file() and place.read_bytes() != content:
-        raise ConfigError(f"{place} is not the tokenizer of {checkpoint.path}. Choose another destination.")
+        raise ConfigError(f"{place} is not the tokenizer of {model.path}. Choose another destination.")
     return place, content
 
 
-def _format_of(destination: Path) -> FormatName:
-    suffix = destination.suffix
-    if suffix == ".safetensors":
-        return "receptance"
-    if suffix == ".pth":
-        return "pth"
-    if not suffix[1:2].isalpha():  # none, or a number such as in rwkv-4.0
-        return "transformers"
-    raise ConfigError(
-        f"{destination}: {suffix!r} says nothing about the format. "
-        "Use .safetensors, .pth or a folder without suffix, or give the format."
-    )
-
-
-def _require_same(before: Checkpoint, after: Checkpoint) -> None:
-    if before.model.config != after.model.config:
-        raise CheckpointError(f"{after.path}: it holds {after.model.config} and not {before.model.config}.")
-    written = after.model.state_dict()
-    for name, tensor in before.model.state_dict().items():
-        if tensor.dtype != written[name].dtype or not torch.equal(tensor, written[name]):
-            raise CheckpointError(f"{after.path}: {name!r} is not what was written. Is the disk damaged?")
-
-
-@torch.inference_mode()
-def _largest_difference(one: AnyModel, other: AnyModel) -> float:
-    vocabulary: int = one.config.vocabulary_size
-    tokens = (torch.arange(_NUM_TOKENS) * 7919 % vocabulary).unsqueeze(0)  # a prime stride visits many rows
-    (ours, _), (theirs, _) = one(tokens), other(tokens)
-    return float((ours.double() - theirs.double()).abs().max())
-
-
-def _sha256(checkpoint: Checkpoint) -> dict[Path, str]:
+def _sha256(model: StoredModel) -> dict[Path, str]:
     hashes = {}
-    for path in checkpoint.files:
+    for path in model.files:
         with path.open("rb") as file:
             hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes

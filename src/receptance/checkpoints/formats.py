@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from receptance.checkpoints import huggingface, pickled, single_file
 from receptance.checkpoints.contents import Contents
 from receptance.errors import CheckpointError
-
-# What can be written; "safetensors" (official names without our header) can only be read.
-FormatName = Literal["receptance", "pth", "transformers"]
 
 _SUFFIXES = (".pth", ".safetensors")
 _HEAD_BYTES = 512
@@ -36,7 +32,7 @@ def read(path: str | Path) -> Contents:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     contents = _read_file(path, head)
-    if any(name.startswith("rwkv.embeddings.") for name in contents.tensors):
+    if any(name.startswith("rwkv.embeddings.") for name in contents.weights):
         return huggingface.read(path.parent)
     return contents
 

@@ -88,12 +88,12 @@ def recognise(contents: Contents) -> Generation:
     Raises CheckpointError, saying what they are, when it is none that can be built, or not the one that the
     file claims to be.
     """
-    names = "\n".join(contents.tensors)
+    names = "\n".join(contents.weights)
     for sign in SIGNS:
         if all(re.search(pattern, names, re.MULTILINE) for pattern in sign.patterns):
             break
     else:
-        some = ", ".join(repr(name) for name in list(contents.tensors)[:3]) or "none at all"
+        some = ", ".join(repr(name) for name in list(contents.weights)[:3]) or "none at all"
         raise CheckpointError(f"{contents.path}: this is no RWKV model; its tensors are {some} …")
     claimed = contents.config.get("generation", sign.generation)
     if sign.generation is None:
@@ -106,7 +106,7 @@ def recognise(contents: Contents) -> Generation:
 
 
 def _num_layers(contents: Contents) -> int:
-    matches = (re.match(r"blocks\.(\d{1,9})\.", name) for name in contents.tensors)
+    matches = (re.match(r"blocks\.(\d{1,9})\.", name) for name in contents.weights)
     layers = {int(match.group(1)) for match in matches if match}
     count = max(layers, default=-1) + 1
     if count > MAX_LAYERS:
@@ -134,10 +134,10 @@ def _rwkv4_sizes(contents: Contents) -> dict[str, Any]:
 
 def _rwkv5_sizes(contents: Contents) -> dict[str, Any]:
     _, hidden = contents.shape("emb.weight", 2)
-    if "blocks.0.att.time_faaaa" in contents.tensors:
+    if "blocks.0.att.time_faaaa" in contents.weights:
         version, (_, size) = "5.2", contents.shape("blocks.0.att.time_faaaa", 2)
     else:
-        version = "5.1" if "blocks.0.att.gate.weight" in contents.tensors else "5.0"
+        version = "5.1" if "blocks.0.att.gate.weight" in contents.weights else "5.0"
         size = hidden // max(1, contents.count("blocks.0.att.time_decay"))
     return _common_sizes(contents) | {"head_size": size, "version": version}
 
@@ -154,7 +154,7 @@ def _rwkv7_sizes(contents: Contents) -> dict[str, Any]:
     ranks = {}
     for field, name in (("decay_rank", "w1"), ("in_context_rank", "a1"), ("gate_rank", "g1")):
         _, ranks[field] = contents.shape(f"blocks.0.att.{name}", 2)
-    if "blocks.1.att.v1" in contents.tensors:  # no layer but the first does without
+    if "blocks.1.att.v1" in contents.weights:  # no layer but the first does without
         _, ranks["value_rank"] = contents.shape("blocks.1.att.v1", 2)
     return _common_sizes(contents) | {"head_size": size} | ranks
 

@@ -8,7 +8,7 @@ transformers save before it runs, or after `model.train()` and one forward pass.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from receptance import atomic
 from receptance.checkpoints import pickled, safetensors_file
-from receptance.checkpoints.contents import Contents
-from receptance.checkpoints.names import TRANSFORMERS_RWKV4, published_shape
+from receptance.checkpoints.contents import Contents, weights
+from receptance.checkpoints.layout import Layout, Row
+from receptance.checkpoints.names import published_shape
+from receptance.checkpoints.stored_model import StoredModel
 from receptance.errors import CheckpointError, ConfigError
-from receptance.models import Config, RWKV4Config
+from receptance.models import RWKV4Config
 
 FORMAT = "transformers"
 CONFIG_FILE = "config.json"
@@ -27,6 +29,40 @@ TOKENIZER_FILE = "tokenizer.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 MAX_JSON_BYTES = 50_000_000
 DEFAULT_CONTEXT_LENGTH = 1024  # of the published models; transformers refuses longer texts on a GPU
+
+# `RwkvForCausalLM` of transformers: other words for the same values, nothing is transposed.
+RWKV4_LAYOUT = Layout(
+    [
+        Row("emb.weight", "rwkv.embeddings.weight"),
+        *(
+            Row(f"blocks.{{}}.{ours}.{part}", f"rwkv.blocks.{{}}.{theirs}.{part}")
+            for ours, theirs in (("ln0", "pre_ln"), ("ln1", "ln1"), ("ln2", "ln2"))
+            for part in ("weight", "bias")
+        ),
+        *(
+            Row(f"blocks.{{}}.att.{name}", f"rwkv.blocks.{{}}.attention.{name}")
+            for name in ("time_decay", "time_first")
+        ),
+        *(
+            Row(f"blocks.{{}}.{ours}.time_mix_{word[0]}", f"rwkv.blocks.{{}}.{theirs}.time_mix_{word}")
+            for ours, theirs, words in (
+                ("att", "attention", ("key", "value", "receptance")),
+                ("ffn", "feed_forward", ("key", "receptance")),
+            )
+            for word in words
+        ),
+        *(
+            Row(f"blocks.{{}}.{ours}.{name}.weight", f"rwkv.blocks.{{}}.{theirs}.{name}.weight")
+            for ours, theirs, names in (
+                ("att", "attention", ("key", "value", "receptance", "output")),
+                ("ffn", "feed_forward", ("key", "receptance", "value")),
+            )
+            for name in names
+        ),
+        Row("ln_out.weight", "rwkv.ln_out.weight"),
+        Row("ln_out.bias", "rwkv.ln_out.bias"),
+    ]
+)
 
 _FIELDS = {
     "vocab_size": "vocabulary_size",
@@ -63,20 +99,21 @@ def read(folder: Path) -> Contents:
     return Contents(
         path=folder,
         format=FORMAT,
-        tensors={TRANSFORMERS_RWKV4.official(name): tensor for name, tensor in tensors.items()},
+        weights=RWKV4_LAYOUT.to_official(folder, weights(tensors)),
         files=files,
         config={ours: config[theirs] for theirs, ours in _FIELDS.items() if config.get(theirs) is not None},
         tokenizer=TOKENIZER_FILE if (folder / TOKENIZER_FILE).is_file() else None,
         metadata={} if context_length is None else {"context_length": str(context_length)},
-        name_in_file=TRANSFORMERS_RWKV4.foreign,
+        name_in_file=RWKV4_LAYOUT.foreign_name,
     )
 
 
-def write(folder: Path, tensors: Mapping[str, Tensor], config: Config, metadata: Mapping[str, str]) -> None:
+def write(folder: Path, model: StoredModel) -> None:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, whole or not at all.
 
     Raises ConfigError when the folder has something in it, or transformers could not run the model.
     """
+    config = model.config
     if not isinstance(config, RWKV4Config):
         raise ConfigError(f"transformers has no model for RWKV-{config.generation}; it has one for RWKV-4.")
     if config.attention_size != config.hidden_size:
@@ -88,8 +125,8 @@ def write(folder: Path, tensors: Mapping[str, Tensor], config: Config, metadata:
         raise ConfigError(
             "num_layers is 1, but transformers builds only models with more: it divides by zero."
         )
-    dtype = tensors["head.weight"].dtype
-    context_length = metadata.get("context_length", "")
+    dtype = model.weights["head.weight"].dtype
+    context_length = model.metadata.get("context_length", "")
     settings = {
         "architectures": ["RwkvForCausalLM"],
         "model_type": "rwkv",
@@ -103,11 +140,11 @@ def write(folder: Path, tensors: Mapping[str, Tensor], config: Config, metadata:
         "use_cache": True,
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
-    named = {
-        TRANSFORMERS_RWKV4.foreign(name): published_shape(name, tensor) for name, tensor in tensors.items()
-    }
+    named = RWKV4_LAYOUT.to_foreign(
+        {name: weight.map(partial(published_shape, name)) for name, weight in model.weights.items()}
+    )
     with atomic.write_folder(folder) as temporary:
-        safetensors_file.write(temporary / WEIGHT_FILES[0], named, {"format": "pt"})
+        safetensors_file.write_weights(temporary / WEIGHT_FILES[0], named, {"format": "pt"})
         for name, content in (
             (CONFIG_FILE, settings),
             ("generation_config.json", {"bos_token_id": 0, "eos_token_id": 0}),

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torch
-from torch import Tensor
 
 from receptance.checkpoints import formats
 from receptance.checkpoints.contents import Contents
 from receptance.checkpoints.generations import Generation, recognise
-from receptance.checkpoints.names import without_padding
+from receptance.checkpoints.stored_model import FLOAT_DTYPES, StoredModel, from_contents
 from receptance.errors import CheckpointError, ConfigError
 from receptance.models import AnyModel, Config
-
-FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_FLOATS = ", ".join(map(str, FLOAT_DTYPES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +25,7 @@ class Checkpoint:
 
     model: AnyModel
     path: Path  # of the file or folder that was read
-    format: str  # "receptance", "safetensors", "pth" or "transformers"
+    format: str  # one of the names in `formats`
     files: tuple[Path, ...]  # where the weights lie
     tokenizer: str | None = None  # its name, where the file gives one
     metadata: dict[str, str]
@@ -48,7 +43,7 @@ def load(
     dtype             number format of the matrices; None keeps that of the file
     config_overrides  fields of the config to set otherwise than the file does, such as layer_norm_epsilon
 
-    Vectors (decays, mixes, norms) are always float32, or float64 with a float64 model. Tensors that need no
+    Vectors (decays, mixes, norms) become float32, as the models keep them. Tensors that need no
     cast are mapped from the file and not copied. The model is in eval mode and its parameters may be trained.
 
     Raises CheckpointError, naming the file and the tensor, before anything is handed out; ConfigError when an
@@ -56,30 +51,28 @@ def load(
     """
     device = _checked_device(device)
     if dtype is not None and dtype not in FLOAT_DTYPES:
-        raise ConfigError(f"dtype is {dtype}, but weights need one of {_FLOATS}.")
-    contents = formats.read(path)
-    generation = recognise(contents)
-    config = _config(contents, generation, config_overrides)
-    with torch.device("meta"):
-        model = generation.model(config)
-    tensors = _checked_tensors(contents, model, generation.unused)
-    matrices = dtype or functools.reduce(
-        torch.promote_types, (tensor.dtype for tensor in tensors.values() if tensor.ndim >= 2)
-    )
-    vectors = torch.float64 if matrices == torch.float64 else torch.float32
-    ready = {
-        name: _cast(contents, name, tensor, matrices if tensor.ndim >= 2 else vectors).to(device)
-        for name, tensor in tensors.items()
-    }
+        floats = ", ".join(map(str, FLOAT_DTYPES))
+        raise ConfigError(f"dtype is {dtype}, but weights need one of {floats}.")
+    stored = open_model(path, **config_overrides)
+    stored = stored.cast(dtype or stored.dtype)
+    model = stored.empty()
+    ready = {name: weight.read().to(device) for name, weight in stored.weights.items()}
     model.load_state_dict(ready, assign=True)
     return Checkpoint(
         model=model.eval(),
-        path=contents.path,
-        format=contents.format,
-        files=contents.files,
-        tokenizer=contents.tokenizer,
-        metadata=contents.metadata,
+        path=stored.path,
+        format=stored.format,
+        files=stored.files,
+        tokenizer=stored.tokenizer,
+        metadata=stored.metadata,
     )
+
+
+def open_model(path: str | Path, **config_overrides: int | float | str) -> StoredModel:
+    """Return the model in a file or folder without reading its weights; arguments and errors are `load`'s."""
+    contents = formats.read(path)
+    generation = recognise(contents)
+    return from_contents(contents, generation, _config(contents, generation, config_overrides))
 
 
 def _checked_device(device: str | torch.device) -> torch.device:
@@ -127,49 +120,3 @@ def _problem(name: str, value: object, types: Mapping[str, type]) -> str | None:
     if type(value) not in allowed or (isinstance(value, float) and not math.isfinite(value)):
         return f"{name} is {value!r}, but it must be a finite {types[name].__name__}."
     return None
-
-
-def _checked_tensors(contents: Contents, model: AnyModel, unused: Set[str]) -> dict[str, Tensor]:
-    """Return the tensors in the shapes of the model, in its order, if they are exactly those it needs."""
-    expected = model.state_dict()
-    missing = [contents.name_in_file(name) for name in expected if name not in contents.tensors]
-    unknown = [
-        contents.name_in_file(name)
-        for name in contents.tensors
-        if name not in expected and name not in unused
-    ]
-    if missing or unknown:
-        problems = [
-            f"{names[0]!r} is {verdict}" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
-            for names, verdict in ((missing, "missing"), (unknown, f"no tensor of {type(model).__name__}"))
-            if names
-        ]
-        raise CheckpointError(f"{contents.path}: {', and '.join(problems)}.")
-    tensors = {}
-    for name, parameter in expected.items():
-        tensor = without_padding(contents.tensors[name], tuple(parameter.shape))
-        if tensor.shape != parameter.shape:
-            shapes = f"is {tuple(tensor.shape)}, but {model.config} needs {tuple(parameter.shape)}."
-            raise contents.wrong(name, shapes)
-        if tensor.dtype not in FLOAT_DTYPES:
-            raise contents.wrong(name, f"is of {tensor.dtype}, but weights need one of {_FLOATS}.")
-        tensors[name] = tensor
-    return tensors
-
-
-def _cast(contents: Contents, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor in the dtype, laid out for the kernels, if all of its values are finite and stay so."""
-    low, high = (float(bound) for bound in torch.aminmax(tensor))  # NaN spreads to both; one pass, no copy
-    if not math.isfinite(low) or not math.isfinite(high):
-        place = (~torch.isfinite(tensor)).nonzero()[0].tolist()
-        value = float(tensor[tuple(place)])
-        raise contents.wrong(name, f"holds {value} at {place}, but every weight must be finite.")
-    largest = max(-low, high)
-    if largest > torch.finfo(dtype).max:
-        raise contents.wrong(
-            name,
-            f"holds values up to {largest:.4g}, too large for {dtype}. Use torch.bfloat16 or torch.float32.",
-        )
-    tensor = tensor.to(dtype).contiguous()
-    # Another writer may have put the numbers at an odd address, where compiled kernels cannot read them.
-    return tensor.clone() if tensor.data_ptr() % tensor.element_size() else tensor

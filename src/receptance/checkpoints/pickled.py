@@ -6,15 +6,17 @@ This is the only place that calls `torch.load`, whose restricted unpickler knows
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from receptance import atomic
-from receptance.checkpoints.contents import Contents
+from receptance.checkpoints.contents import Contents, Weight, weights
 from receptance.checkpoints.names import published_shape, wrapper_prefix
-from receptance.checkpoints.torch_archive import Record, read_records
+from receptance.checkpoints.stored_model import StoredModel
+from receptance.checkpoints.torch_archive import Record, fill_records, read_records
 from receptance.errors import CheckpointError
 
 
@@ -29,7 +31,7 @@ def read(path: Path) -> Contents:
     return Contents(
         path=path,
         format="pth",
-        tensors={name.removeprefix(prefix): tensor for name, tensor in tensors.items()},
+        weights=weights({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}),
         files=(path,),
         name_in_file=lambda name: prefix + name,
     )
@@ -52,25 +54,46 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], generation: str) -> None:
-    """Write tensors by official name as an official `.pth` file, atomically.
+def write(path: Path, model: StoredModel) -> None:
+    """Write a model as an official `.pth` file, atomically; each weight is read when its turn comes.
 
     Its vectors take the dtype of the matrices, as in the published files, where none of them loses a bit.
     """
-    matrix = next(tensor for tensor in tensors.values() if tensor.ndim >= 2)
-    narrow = {name: tensor.to(matrix.dtype) for name, tensor in tensors.items()}
-    if all(torch.equal(narrow[name].to(tensor.dtype), tensor) for name, tensor in tensors.items()):
-        tensors = narrow
-    padded = {name: published_shape(name, tensor, generation) for name, tensor in tensors.items()}
-    # Through an open file: given a path, torch would write the temporary name into the archive.
-    with atomic.write(path) as temporary, temporary.open("wb") as file:
-        torch.save({name: _alone(tensor) for name, tensor in padded.items()}, file)
+    generation = model.config.generation
+    write_weights(
+        path,
+        {
+            name: weight.map(partial(published_shape, name, generation=generation))
+            for name, weight in _as_narrow_as_matrices(model).items()
+        },
+    )
 
 
-def _alone(tensor: Tensor) -> Tensor:
-    """Return a tensor that owns all of its memory, because a view would take the whole into the file."""
-    tensor = tensor.detach().cpu()
-    return tensor if tensor.nbytes == tensor.untyped_storage().nbytes() else tensor.clone()
+def write_weights(path: Path, named: Mapping[str, Weight]) -> None:
+    """Write weights by name as `torch.save` would, atomically and one at a time.
+
+    Torch writes the archive with room for the numbers (from tensors whose memory nobody touches), and the
+    numbers are filled in.
+    """
+    with atomic.write(path) as temporary:
+        # Through an open file: given a path, torch would write the temporary name into the archive.
+        with temporary.open("wb") as file, torch.serialization.skip_data():
+            torch.save(
+                {name: torch.empty(weight.shape, dtype=weight.dtype) for name, weight in named.items()}, file
+            )
+        filled = (weight for weight in named.values() if weight.num_bytes)
+        fill_records(temporary, (weight.numbers for weight in filled))
+
+
+def _as_narrow_as_matrices(model: StoredModel) -> Mapping[str, Weight]:
+    matrices = next(weight.dtype for weight in model.weights.values() if len(weight.shape) >= 2)
+    wide = {name: weight for name, weight in model.weights.items() if weight.dtype != matrices}
+    for weight in wide.values():
+        tensor = weight.read()
+        if not torch.equal(tensor.to(matrices).to(weight.dtype), tensor):
+            return model.weights
+    narrow = {name: weight.map(lambda tensor: tensor.to(matrices)) for name, weight in wide.items()}
+    return {name: narrow.get(name, weight) for name, weight in model.weights.items()}
 
 
 def _checked_tensors(path: Path, state: object) -> dict[str, Tensor]:

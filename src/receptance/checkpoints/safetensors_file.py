@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from receptance import atomic
+from receptance.checkpoints.contents import Weight, weights
 from receptance.errors import CheckpointError
 
 DTYPES = {
@@ -55,28 +56,33 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and metadata, atomically and without copying those in memory.
+    """Write tensors that are in memory, and metadata; see `write_weights`."""
+    write_weights(path, weights(tensors), metadata)
 
-    The same tensors and metadata always give the same bytes.
+
+def write_weights(path: Path, named: Mapping[str, Weight], metadata: Mapping[str, str]) -> None:
+    """Write weights and metadata, atomically; each weight is read when its turn comes, and then forgotten.
+
+    The same weights and metadata always give the same bytes.
     """
     spellings = {dtype: spelling for spelling, dtype in DTYPES.items()}
     # The widest types first, so that each value lies at a multiple of its size.
-    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
+    ordered = dict(sorted(named.items(), key=lambda item: -item[1].dtype.itemsize))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
-    for name, tensor in ordered.items():
-        begin, end = end, end + tensor.nbytes
+    for name, weight in ordered.items():
+        begin, end = end, end + weight.num_bytes
         header[name] = {
-            "dtype": spellings[tensor.dtype],
-            "shape": list(tensor.shape),
+            "dtype": spellings[weight.dtype],
+            "shape": list(weight.shape),
             "data_offsets": [begin, end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     with atomic.write(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in ordered.values():
-            file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        for weight in ordered.values():
+            file.write(weight.numbers())
 
 
 def _read_header(path: Path) -> dict[str, object]:

@@ -12,13 +12,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from torch import Tensor
-
 from receptance.checkpoints import safetensors_file
-from receptance.checkpoints.contents import Contents
+from receptance.checkpoints.contents import Contents, weights
 from receptance.checkpoints.names import wrapper_prefix
+from receptance.checkpoints.stored_model import StoredModel
 from receptance.errors import CheckpointError, ConfigError
-from receptance.models import Config
 
 FORMAT = "receptance"
 FORMAT_VERSION = 1
@@ -36,7 +34,7 @@ def read(path: Path) -> Contents:
         return Contents(
             path=path,
             format=FORMAT,
-            tensors=tensors,
+            weights=weights(tensors),
             files=(path,),
             config=_config(path, header),
             tokenizer=header.get("tokenizer"),
@@ -46,25 +44,19 @@ def read(path: Path) -> Contents:
     return Contents(
         path=path,
         format="safetensors",
-        tensors={name.removeprefix(prefix): tensor for name, tensor in tensors.items()},
+        weights=weights({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}),
         files=(path,),
         metadata=metadata,
         name_in_file=lambda name: prefix + name,
     )
 
 
-def write(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    config: Config,
-    tokenizer: str | None,
-    metadata: Mapping[str, str],
-) -> None:
+def write(path: Path, model: StoredModel) -> None:
     """Write a model in our own format, atomically; the same model always gives the same bytes.
 
     Raises ConfigError when the metadata use a key that is ours, or are no strings.
     """
-    for key, value in metadata.items():
+    for key, value in model.metadata.items():
         if key in _RESERVED:
             raise ConfigError(f"metadata key {key!r} is taken by the format; choose another.")
         if not isinstance(value, str):
@@ -72,11 +64,11 @@ def write(
     header = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
-        "config": json.dumps({"generation": config.generation, **asdict(config)}),
+        "config": json.dumps({"generation": model.config.generation, **asdict(model.config)}),
     }
-    if tokenizer is not None:
-        header["tokenizer"] = tokenizer
-    safetensors_file.write(path, tensors, {**header, **metadata})
+    if model.tokenizer is not None:
+        header["tokenizer"] = model.tokenizer
+    safetensors_file.write_weights(path, model.weights, {**header, **model.metadata})
 
 
 def _config(path: Path, header: Mapping[str, str]) -> dict[str, object]:

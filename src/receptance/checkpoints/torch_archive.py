@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import struct
 import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +17,8 @@ from typing import BinaryIO
 from receptance.errors import CheckpointError
 
 MAX_PICKLE_BYTES = 32_000_000  # the pickle of a model with 61 layers has 0.2 MB
+_DIRECTORY_ENTRY_BYTES = 46  # without the name, the extra field and the comment behind it
+_DIRECTORY_CHECKSUM = 16  # where in the entry the checksum stands
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, what the directory has too, lengths of name and extra
 
 
@@ -58,6 +62,35 @@ def read_records(path: Path) -> list[Record]:
             f"{path}: 'data.pkl' has more than {MAX_PICKLE_BYTES:,} bytes, so it is no model."
         )
     return [record for record in records if record.name.startswith("data/") and record.num_bytes]
+
+
+def fill_records(path: Path, contents: Iterable[Callable[[], memoryview]]) -> None:
+    """Fill the records that hold the numbers of tensors, in the order in which torch numbered them.
+
+    Torch left them empty, with checksums of zero; those are set too, for other readers of zip archives.
+    """
+    records = sorted(read_records(path), key=lambda record: int(record.name.removeprefix("data/")))
+    checksums = {}
+    with path.open("r+b") as file:
+        for record, read in zip(records, contents, strict=True):
+            numbers = read()
+            file.seek(record.begin)
+            file.write(numbers)
+            checksums[record.start] = zlib.crc32(numbers).to_bytes(4, "little")
+        for entry, start in _directory(path):
+            if start in checksums:
+                file.seek(entry + _DIRECTORY_CHECKSUM)
+                file.write(checksums[start])
+
+
+def _directory(path: Path) -> Iterator[tuple[int, int]]:
+    """Yield where each entry of the archive's directory begins, and where the record's header does."""
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.start_dir
+        for member in archive.infolist():
+            yield entry, member.header_offset
+            tail = (member.orig_filename.encode(), member.extra, member.comment)
+            entry += _DIRECTORY_ENTRY_BYTES + sum(map(len, tail))
 
 
 def _records(path: Path) -> list[Record]:

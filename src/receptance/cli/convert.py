@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from receptance.cli import terminal
+from receptance.cli import options, terminal
 
 if TYPE_CHECKING:
-    from receptance.checkpoints import Checkpoint
+    from receptance.checkpoints import Conversion
+    from receptance.checkpoints.stored_model import StoredModel
 
 
 def convert(
-    source: Path,
+    source: options.Model,
     destination: Path,
     /,
     *,
     to: Annotated[Literal["receptance", "pth", "transformers"] | None, Parameter(name="--format")] = None,
+    revision: options.Revision = None,
     dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None,
 ) -> None:
     """Write a model in another format: ours, the official .pth or a folder of Hugging Face transformers.
@@ -29,8 +31,6 @@ def convert(
 
     Parameters
     ----------
-    source
-        A checkpoint: a file, a Hugging Face folder or a run folder.
     destination
         A .safetensors file (our format), a .pth file or a folder that does not exist yet (transformers).
     to
@@ -41,19 +41,33 @@ def convert(
     import torch
 
     from receptance import checkpoints
+    from receptance.checkpoints import hub
 
     result = checkpoints.convert(
-        source, destination, format=to, dtype=getattr(torch, dtype) if dtype else None
+        hub.local_path(source, revision),
+        destination,
+        format=to,
+        dtype=getattr(torch, dtype) if dtype else None,
     )
     print(terminal.harmless(f"{_place(result.source)} -> {_place(result.destination)}"))
     if result.tokenizer_file is not None:
         print(terminal.harmless(f"tokenizer: {result.tokenizer_file}"))
-    print(f"{result.destination.model.num_parameters:,} parameters, read back equal to the bit")
+    print(f"{result.destination.empty().num_parameters:,} parameters, {_fidelity(result)}")
     print(f"largest difference of a logit: {result.largest_difference:.3g}")
     for path, digest in (result.source_sha256 | result.destination_sha256).items():
         print(terminal.harmless(f"{digest}  {path}"))  # as sha256sum prints them
 
 
-def _place(checkpoint: Checkpoint) -> str:
-    dtype = str(checkpoint.model.dtype).removeprefix("torch.")
-    return f"{checkpoint.path} ({checkpoint.format}, {dtype})"
+def _place(model: StoredModel) -> str:
+    dtype = str(model.dtype).removeprefix("torch.")
+    return f"{model.path} ({model.format}, {dtype})"
+
+
+def _fidelity(result: Conversion) -> str:
+    if not result.unequal:
+        return "read back equal to the bit"
+    worst, difference = max(result.unequal.items(), key=lambda item: item[1])
+    return (
+        f"read back: {len(result.unequal)} of {len(result.destination.weights)} weights are not equal to the "
+        f"bit, {worst} by up to {difference:.3g}"
+    )

@@ -1,0 +1,107 @@
+"""How far two files of what should be one model are apart, without having either whole in memory."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from receptance.checkpoints.stored_model import StoredModel
+from receptance.errors import CheckpointError
+
+NUM_TOKENS = 32
+_PIECE = 1 << 22  # values that are compared at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How far two models are apart.
+
+    unequal  for each weight whose values differ, the largest difference
+    logits   largest absolute difference of a logit over a few fixed tokens
+    scale    largest absolute logit of the first model
+    choices  share of the tokens after which both models find the same next token most likely
+    """
+
+    num_weights: int
+    unequal: dict[str, float]
+    logits: float
+    scale: float
+    choices: float
+
+
+def compare(one: StoredModel, other: StoredModel) -> Comparison:
+    """Compare all weights, and the logits of a few fixed tokens.
+
+    Raises CheckpointError when the two are not of one generation and size.
+    """
+    if one.weights.keys() != other.weights.keys() or _sizes(one) != _sizes(other):
+        raise CheckpointError(f"{other.path}: it holds {other.config} and not {one.config}.")
+    ours, theirs = logits(one), logits(other)
+    return Comparison(
+        num_weights=len(one.weights),
+        unequal=unequal_weights(one, other),
+        logits=float((ours - theirs).abs().max()),
+        scale=float(ours.abs().max()),
+        choices=float((ours.argmax(-1) == theirs.argmax(-1)).double().mean()),
+    )
+
+
+def _sizes(model: StoredModel) -> dict[str, object]:
+    return {name: value for name, value in asdict(model.config).items() if isinstance(value, (int, str))}
+
+
+def unequal_weights(one: StoredModel, other: StoredModel) -> dict[str, float]:
+    """Return the largest difference of each weight that is not equal, value for value, in both models."""
+    differences = {}
+    for name, weight in one.weights.items():
+        difference = _largest_difference(weight.read(), other.weights[name].read())
+        if difference:
+            differences[name] = difference
+    return differences
+
+
+def _largest_difference(one: Tensor, other: Tensor) -> float:
+    wide = torch.promote_types(torch.promote_types(one.dtype, other.dtype), torch.float32)
+    pieces = zip(*(torch.split(tensor.reshape(-1), _PIECE) for tensor in (one, other)), strict=True)
+    return max(
+        (float((a.to(wide) - b.to(wide)).abs().max()) for a, b in pieces if not torch.equal(a, b)),
+        default=0.0,
+    )
+
+
+@torch.inference_mode()
+def logits(stored: StoredModel) -> Float[Tensor, "batch time vocabulary"]:
+    """Return the logits over a few fixed tokens, in float64.
+
+    Each part of a layer is read when its turn comes and forgotten afterwards, so that a model larger than the
+    memory runs too.
+    """
+    stored = stored.cast(stored.dtype)
+    model = stored.empty().eval()
+    names = {module: f"{name}." for name, module in model.named_modules()}
+
+    def fill(module: nn.Module, *_: object) -> None:
+        prefix = names[module]
+        tensors = {
+            name.removeprefix(prefix): weight.read()
+            for name, weight in stored.weights.items()
+            if name.startswith(prefix)
+        }
+        module.load_state_dict(tensors, assign=True)
+
+    def forget(module: nn.Module, *_: object) -> None:
+        module.to("meta")
+
+    fill(model.head)  # the model asks it for its device and its dtype
+    for part in (model.emb, *(part for block in model.layers for part in block.children()), model.ln_out):
+        part.register_forward_pre_hook(fill)
+        part.register_forward_hook(forget)
+    found: Tensor = model(_tokens(stored.config.vocabulary_size))[0]
+    return found.double()
+
+
+def _tokens(vocabulary_size: int) -> Int[Tensor, "batch time"]:
+    return (torch.arange(NUM_TOKENS) * 7919 % vocabulary_size).unsqueeze(0)  # a prime stride visits many rows
