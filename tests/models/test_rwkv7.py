@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,49 @@ def test_a_trained_model_gives_its_logits_and_state(shared: Path) -> None:
     model = RWKV7(RWKV7Config(vocabulary_size=256, num_layers=12, hidden_size=64, **ranks))
     assert model.num_parameters == 829_888
     assert_reads_as_expected(filled(model, weights(shared, name)), shared, name)
+
+
+def reverser(path: Path) -> RWKV7:
+    """Return the author's model that turns numbers round, as far as it is RWKV-7.
+
+    Its ROSA layers add a constant only. It has no norm after the embedding, and a bias in the head.
+    """
+    theirs = torch.load(path, map_location="cpu", weights_only=True)
+    ranks = {"decay_rank": 8, "in_context_rank": 8, "value_rank": 8, "gate_rank": 8}
+    model = RWKV7(RWKV7Config(vocabulary_size=12, num_layers=2, hidden_size=32, head_size=16, **ranks))
+    own = model.state_dict()
+    names = {"emb": "e", "ln_out": "lno", "head": "o"}
+    for layer in (0, 1):
+        parts = (("att", "rwkv"), ("ffn", "ffn"))
+        names |= {f"blocks.{layer}.{ours}": f"{word}{layer + 1}" for ours, word in parts}
+        names |= {
+            f"blocks.{layer}.ln{ours}": f"ln{layer + 1}{letter}" for ours, letter in ((1, "a"), (2, "b"))
+        }
+    for name, tensor in own.items():
+        prefix = next((ours for ours in names if name.startswith(f"{ours}.")), None)
+        if prefix:
+            tensor.copy_(theirs[names[prefix] + name.removeprefix(prefix)].reshape(tensor.shape))
+    model.layers[0].ln0.forward = lambda x: x  # type: ignore[method-assign]  # this model has none
+    model.head.bias = torch.nn.Parameter(theirs["o.bias"])
+    for layer, block in enumerate(model.layers, 1):
+        assert not theirs[f"rosa{layer}.rosa_qkv.emb"].any()
+        constant = theirs[f"rosa{layer}.o.bias"]
+        block.att.register_forward_hook(lambda _, __, out, constant=constant: (out[0] + constant, *out[1:]))
+    return model
+
+
+@torch.no_grad()
+def test_the_authors_reverser_gives_its_logits_and_turns_every_number_round(shared: Path) -> None:
+    path = shared / "data" / "checkpoints" / "260123_reverse_L2_only_rwkv7"
+    model = reverser(path.with_suffix(".pth"))
+    reference = np.load(path.with_suffix(".ref.npz"))
+    tokens = torch.from_numpy(reference["tokens"]).long()
+    logits, _ = model(tokens[:, :-1])
+    torch.testing.assert_close(logits, torch.from_numpy(reference["logits"]), rtol=0.0, atol=2e-3)
+    comma, end = 10, 11
+    for row, found in zip(tokens.tolist(), logits.argmax(-1).tolist(), strict=True):
+        start, stop = row.index(comma), row.index(end)
+        assert found[start:stop] == [*reversed(row[:start]), end]
 
 
 @pytest.mark.parametrize("size", SIZES)
