@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,11 @@ def test_a_model_read_part_by_part_gives_the_logits_of_the_whole(
     tmp_path: Path, generation: str, dtype: torch.dtype
 ) -> None:
     checkpoints.save(example(generation, torch.float32).cast_matrices(dtype), tmp_path / "a")
-    tokens = torch.arange(comparison.NUM_TOKENS) * 7919
     model = checkpoints.load(tmp_path / "a").model
+    tokens = comparison.fixed_tokens(model.config.vocabulary_size)
     with torch.inference_mode():
-        whole, _ = model(tokens.unsqueeze(0) % model.config.vocabulary_size)
-    assert torch.equal(comparison.logits(checkpoints.open_model(tmp_path / "a")), whole.double())
+        whole, _ = model(tokens)
+    assert torch.equal(comparison.logits(checkpoints.open_model(tmp_path / "a"), tokens), whole.double())
 
 
 def test_two_files_of_one_model_are_equal(tmp_path: Path) -> None:
@@ -36,6 +37,15 @@ def test_two_files_of_one_model_are_equal(tmp_path: Path) -> None:
     )
     assert (found.unequal, found.logits, found.choices) == ({}, 0.0, 1.0)
     assert found.num_weights == len(random_model().state_dict())
+
+
+def test_a_setting_that_is_not_the_same_is_named() -> None:
+    model = from_module(example("7"))
+    other = replace(model, config=replace(model.config, group_norm_epsilon=1e-2))
+    found = checkpoints.compare(model, other)
+    assert found.settings == {"group_norm_epsilon": (64e-5, 1e-2)}
+    assert not found.unequal
+    assert found.logits > 0
 
 
 def test_a_changed_weight_is_named_with_its_difference() -> None:

@@ -49,8 +49,10 @@ def test_json_holds_what_the_library_finds(model: str, capsys: pytest.CaptureFix
 def test_a_model_that_is_wrong_is_shown_and_exits_with_1(
     model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def forgetful(self: object, tokens: torch.Tensor, state: object = None) -> tuple[torch.Tensor, object]:
-        return original(self, tokens, None)
+    def forgetful(
+        self: object, tokens: torch.Tensor, state: object = None, *rest: object
+    ) -> tuple[torch.Tensor, object]:
+        return original(self, tokens, None, *rest)
 
     from receptance.models import RWKV4
 
@@ -93,4 +95,57 @@ def test_what_cannot_be_done_is_explained(
     model: str, arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", model, *arguments]) == 1
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> str:
+    checkpoints.save(random_model(), tmp_path / "other.pth", format="pth")
+    return str(tmp_path / "other.pth")
+
+
+def test_two_files_of_one_model_are_the_same(
+    model: str, other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", model, "--against", other]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "model.safetensors (receptance, float32) beside" in lines[0]
+    assert lines[1].split() == ["settings", "the", "same"]
+    assert "hold the same values" in lines[2]
+    assert lines[3].endswith("the same after 100% of 32 tokens")
+    assert lines[-1].startswith("Passed: ")
+
+
+def test_another_model_is_told_by_the_weight_that_differs(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = random_model()
+    with torch.no_grad():
+        wrong.ln_out.bias += 0.5
+    checkpoints.save(wrong, tmp_path / "wrong.pth", format="pth")
+    assert main(["verify", model, "--against", str(tmp_path / "wrong")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "1 of" in lines[2]
+    assert "ln_out.bias by up to 0.5" in lines[2]
+    assert lines[-1].startswith("Failed: ")
+    assert main(["verify", model, "--against", str(tmp_path / "wrong"), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["unequal"] == {"ln_out.bias": pytest.approx(0.5)}
+    assert found["passed"] is False
+    assert main(["verify", model, "--against", str(tmp_path / "wrong"), "--tolerance", "100"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--tolerance", "-1"), "--tolerance is -1.0"),
+        (("--tolerance", "nan"), "--tolerance is nan"),
+        (("--text", "abc"), "--against compares two files as they are"),
+        (("--dtype", "bfloat16"), "--against compares two files as they are"),
+    ],
+)
+def test_what_makes_no_sense_with_two_files_is_refused(
+    model: str, other: str, arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", model, "--against", other, *arguments]) == 1
     assert complaint in capsys.readouterr().err

@@ -19,38 +19,48 @@ _PIECE = 1 << 22  # values that are compared at a time
 class Comparison:
     """How far two models are apart.
 
-    unequal  for each weight whose values differ, the largest difference
-    logits   largest absolute difference of a logit over a few fixed tokens
-    scale    largest absolute logit of the first model
-    choices  share of the tokens after which both models find the same next token most likely
+    settings  what is not the same in their configs, such as an epsilon: by name, of either
+    unequal   for each weight whose values differ, the largest difference
+    logits    largest absolute difference of a logit over a few tokens
+    scale     largest absolute logit of the first model
+    choices   share of the tokens after which both models find the same next token most likely
     """
 
     num_weights: int
+    num_tokens: int
+    settings: dict[str, tuple[object, object]]
     unequal: dict[str, float]
     logits: float
     scale: float
     choices: float
 
 
-def compare(one: StoredModel, other: StoredModel) -> Comparison:
-    """Compare all weights, and the logits of a few fixed tokens.
+def compare(
+    one: StoredModel, other: StoredModel, tokens: Int[Tensor, "batch time"] | None = None
+) -> Comparison:
+    """Compare all settings, all weights, and the logits of some tokens, a few fixed ones if none are given.
 
     Raises CheckpointError when the two are not of one generation and size.
     """
-    if one.weights.keys() != other.weights.keys() or _sizes(one) != _sizes(other):
+    shapes = [{name: weight.shape for name, weight in model.weights.items()} for model in (one, other)]
+    if shapes[0] != shapes[1]:
         raise CheckpointError(f"{other.path}: it holds {other.config} and not {one.config}.")
-    ours, theirs = logits(one), logits(other)
+    tokens = fixed_tokens(one.config.vocabulary_size) if tokens is None else tokens
+    ours, theirs = logits(one, tokens), logits(other, tokens)
+    settings = [asdict(model.config) for model in (one, other)]
     return Comparison(
         num_weights=len(one.weights),
+        num_tokens=tokens.numel(),
+        settings={
+            name: (value, settings[1][name])
+            for name, value in settings[0].items()
+            if value != settings[1][name]
+        },
         unequal=unequal_weights(one, other),
         logits=float((ours - theirs).abs().max()),
         scale=float(ours.abs().max()),
         choices=float((ours.argmax(-1) == theirs.argmax(-1)).double().mean()),
     )
-
-
-def _sizes(model: StoredModel) -> dict[str, object]:
-    return {name: value for name, value in asdict(model.config).items() if isinstance(value, (int, str))}
 
 
 def unequal_weights(one: StoredModel, other: StoredModel) -> dict[str, float]:
@@ -73,8 +83,8 @@ def _largest_difference(one: Tensor, other: Tensor) -> float:
 
 
 @torch.inference_mode()
-def logits(stored: StoredModel) -> Float[Tensor, "batch time vocabulary"]:
-    """Return the logits over a few fixed tokens, in float64.
+def logits(stored: StoredModel, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time vocabulary"]:
+    """Return the logits over some tokens, in float64.
 
     Each part of a layer is read when its turn comes and forgotten afterwards, so that a model larger than the
     memory runs too.
@@ -99,9 +109,10 @@ def logits(stored: StoredModel) -> Float[Tensor, "batch time vocabulary"]:
     for part in (model.emb, *(part for block in model.layers for part in block.children()), model.ln_out):
         part.register_forward_pre_hook(fill)
         part.register_forward_hook(forget)
-    found: Tensor = model(_tokens(stored.config.vocabulary_size))[0]
+    found: Tensor = model(tokens)[0]
     return found.double()
 
 
-def _tokens(vocabulary_size: int) -> Int[Tensor, "batch time"]:
+def fixed_tokens(vocabulary_size: int) -> Int[Tensor, "batch time"]:
+    """Return the tokens that conversions are checked with, `[1, NUM_TOKENS]`."""
     return (torch.arange(NUM_TOKENS) * 7919 % vocabulary_size).unsqueeze(0)  # a prime stride visits many rows

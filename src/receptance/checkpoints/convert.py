@@ -40,12 +40,14 @@ def convert(
     format: FormatName | None = None,  # noqa: A002 - the word that users look for
     dtype: torch.dtype | None = None,
     quantization: str | None = None,
+    revision: str | None = None,
     **config_overrides: int | float | str,
 ) -> Conversion:
     """Write a checkpoint in another format (or dtype), read what was written and compare the two.
 
     format            None takes it from the destination's name: its suffix, or a folder for transformers
     dtype             number format of the matrices; None keeps that of the source
+    revision          branch, tag or commit of a source on a hub
     quantization      such as "q8_0", for the formats that have it
     config_overrides  fields of the config to set otherwise than the source does, such as group_norm_epsilon
 
@@ -57,7 +59,7 @@ def convert(
     format_name = format or writers.format_of(destination)
     if destination.exists():
         raise ConfigError(f"{destination} exists already. Remove it, or choose another destination.")
-    before = open_model(source, **config_overrides)
+    before = open_model(source, revision=revision, **config_overrides)
     wanted = before if dtype is None else before.cast(dtype)
     vocabulary = _vocabulary(before, destination, format_name)
     writer = writers.write(destination, wanted, format_name, quantization)
@@ -71,7 +73,8 @@ def convert(
         raise CheckpointError(
             f"{after.path}: {next(iter(unequal))!r} is not what was written. Is the disk damaged?"
         )
-    difference = comparison.logits(before) - comparison.logits(after)
+    tokens = comparison.fixed_tokens(before.config.vocabulary_size)
+    difference = comparison.logits(before, tokens) - comparison.logits(after, tokens)
     return Conversion(
         source=before,
         destination=after,

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 
-from receptance.checkpoints import formats
+from receptance.checkpoints import formats, hub
 from receptance.checkpoints.contents import Contents
 from receptance.checkpoints.generations import Generation, recognise
 from receptance.checkpoints.stored_model import FLOAT_DTYPES, StoredModel, from_contents
@@ -34,12 +34,15 @@ class Checkpoint:
 def load(
     path: str | Path,
     *,
+    revision: str | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     **config_overrides: int | float | str,
 ) -> Checkpoint:
     """Load a model from a file or folder of any known format, with its sizes read from the tensors.
 
+    path              also a name on a hub, such as "org/name"; see `hub.local_path`
+    revision          branch, tag or commit of a model on a hub
     dtype             number format of the matrices; None keeps that of the file
     config_overrides  fields of the config to set otherwise than the file does, such as layer_norm_epsilon
 
@@ -53,7 +56,7 @@ def load(
     if dtype is not None and dtype not in FLOAT_DTYPES:
         floats = ", ".join(map(str, FLOAT_DTYPES))
         raise ConfigError(f"dtype is {dtype}, but weights need one of {floats}.")
-    stored = open_model(path, **config_overrides)
+    stored = open_model(path, revision=revision, **config_overrides)
     stored = stored.cast(dtype or stored.dtype)
     model = stored.empty()
     ready = {name: weight.read().to(device) for name, weight in stored.weights.items()}
@@ -68,9 +71,11 @@ def load(
     )
 
 
-def open_model(path: str | Path, **config_overrides: int | float | str) -> StoredModel:
+def open_model(
+    path: str | Path, *, revision: str | None = None, **config_overrides: int | float | str
+) -> StoredModel:
     """Return the model in a file or folder without reading its weights; arguments and errors are `load`'s."""
-    contents = formats.read(path)
+    contents = formats.read(hub.local_path(path, revision))
     generation = recognise(contents)
     return from_contents(contents, generation, _config(contents, generation, config_overrides))
 

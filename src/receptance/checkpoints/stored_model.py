@@ -50,6 +50,11 @@ class StoredModel:
         matrices = (weight.dtype for weight in self.weights.values() if len(weight.shape) >= 2)
         return functools.reduce(torch.promote_types, matrices)
 
+    @property
+    def description(self) -> str:
+        """Where it lies, in which format and in which number format."""
+        return f"{self.path} ({self.format}, {str(self.dtype).removeprefix('torch.')})"
+
     def cast(self, dtype: torch.dtype) -> StoredModel:
         """Return the model as modules and kernels need it: its matrices in the dtype, vectors in float32.
 

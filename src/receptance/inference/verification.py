@@ -69,10 +69,17 @@ class Verification:
 
 
 @torch.inference_mode()
-def verify(model: AnyModel, tokens: Int[Tensor, "batch time"], *, float64: bool = True) -> Verification:
+def verify(
+    model: AnyModel,
+    tokens: Int[Tensor, "batch time"],
+    *,
+    float64: bool = True,
+    tolerance: float | None = None,
+) -> Verification:
     """Read the tokens in every way there is, and compare the logits and the final states.
 
-    float64  whether to compare with a copy of the model in float64 too, which takes 8 bytes a parameter
+    float64    whether to compare with a copy of the model in float64 too, which takes 8 bytes a parameter
+    tolerance  share of the largest logit that passes; None takes that of the number format
 
     Raises ConfigError when a token is unknown to the model, or there are fewer than two: nothing to split.
     """
@@ -97,7 +104,7 @@ def verify(model: AnyModel, tokens: Int[Tensor, "batch time"], *, float64: bool 
         num_tokens=tokens.numel(),
         dtype=model.dtype,
         scale=scale,
-        tolerance=TOLERANCES[model.dtype] * scale,
+        tolerance=(TOLERANCES[model.dtype] if tolerance is None else tolerance) * scale,
         differences=tuple(differences),
     )
 
