@@ -34,7 +34,9 @@ class Scripted(LanguageModel[Config, State]):
         self.head.weight = nn.Parameter(100 * torch.eye(vocabulary_size))  # certain, whatever the sampling
         self.read: list[list[int]] = []
 
-    def features(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def features(
+        self, tokens: Tensor, state: State | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         """Return the next token of the script, one-hot, at every position."""
         said = len(self.read)
         self.read.append(tokens[0].tolist())

@@ -43,6 +43,17 @@ def test_a_state_carries_all_of_the_text_before_and_is_not_changed(run_folder: P
         assert torch.equal(tensor, before.tensors()[name])
 
 
+def test_rows_of_different_length_are_read_as_if_alone(run_folder: Path) -> None:
+    lm = load(run_folder)
+    tokens = torch.tensor([[5, 6, 7, 0, 0], [9, 8, 7, 6, 5]])
+    logits, state = lm(tokens, lengths=torch.tensor([3, 5]))
+    alone, alone_state = lm(tokens[:1, :3])
+    torch.testing.assert_close(logits[:1, :3], alone)
+    torch.testing.assert_close(state.row(0).tensors(), alone_state.tensors())
+    with pytest.raises(ConfigError, match="must be from 0 to 5"):
+        lm(tokens, lengths=torch.tensor([3, 6]))
+
+
 def test_streamed_pieces_join_to_the_generated_text(run_folder: Path) -> None:
     lm = load(run_folder)
     stream = partial(lm.stream, "Once", max_tokens=60, temperature=1.2, top_p=0.9, top_k=100, seed=4)

@@ -64,14 +64,16 @@ class ForgetsAtBorders(RWKV4):
 
     forgotten = ""
 
-    def features(self, tokens: Tensor, state: RWKV4State | None = None) -> tuple[Tensor, RWKV4State]:
+    def features(
+        self, tokens: Tensor, state: RWKV4State | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, RWKV4State]:
         """Read as RWKV-4 does, from a state of which one tensor is empty again."""
         if state is not None:
             tensors = state.tensors() | {
                 self.forgotten: self.initial_state(len(tokens)).tensors()[self.forgotten]
             }
             state = RWKV4State(**tensors)
-        return super().features(tokens, state)
+        return super().features(tokens, state, lengths)
 
 
 @pytest.mark.parametrize("forgotten", ["time_shift", "channel_shift", "numerator", "denominator", "exponent"])
@@ -91,9 +93,11 @@ def test_a_model_that_forgets_something_at_the_border_of_a_span_fails(forgotten:
 class LosesTheFinalState(RWKV4):
     """Right but for the state that it hands back after more than one token."""
 
-    def features(self, tokens: Tensor, state: RWKV4State | None = None) -> tuple[Tensor, RWKV4State]:
+    def features(
+        self, tokens: Tensor, state: RWKV4State | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, RWKV4State]:
         """Hand back the sums of before a long span."""
-        hidden, after = super().features(tokens, state)
+        hidden, after = super().features(tokens, state, lengths)
         return hidden, self.initial_state(len(tokens)) if tokens.shape[1] > 16 else after
 
 

@@ -92,14 +92,21 @@ class Loaded:
 
     @torch.inference_mode()
     def __call__(
-        self, tokens: Int[Tensor, "batch time"], state: State | None = None
+        self,
+        tokens: Int[Tensor, "batch time"],
+        state: State | None = None,
+        lengths: Int[Tensor, " batch"] | None = None,
     ) -> tuple[Float[Tensor, "batch time vocabulary"], State]:
         """Read a span of tokens; `logits[:, t]` scores the token that follows `tokens[:, t]`.
 
         Without a state the texts begin here. The state that comes back has read the tokens too; the one
         handed in is not changed, so it may be used again. Any split of a text gives the same logits.
 
-        Raises ConfigError when tokens are not an integer tensor `[batch, time]` of ids of the model.
+        With lengths, only the first `lengths[b]` tokens of row b are read, 0 to all of them. Its logits and
+        its state are those of the row alone; the logits at what follows are zero.
+
+        Raises ConfigError when tokens are not an integer tensor `[batch, time]` of ids of the model, or
+        lengths not integers `[batch]` from 0 to time.
         """
         if tokens.ndim != 2 or tokens.is_floating_point() or tokens.shape[1] == 0:
             raise ConfigError(
@@ -107,7 +114,7 @@ class Loaded:
                 "shape [batch, time], time at least 1: torch.tensor([lm.tokenizer.encode(text)])."
             )
         require_known(tokens, self.config.vocabulary_size)
-        logits, state = self.model(tokens.to(self.model.device), state)
+        logits, state = self.model(tokens.to(self.model.device), state, lengths)
         return logits, state
 
     def generate(

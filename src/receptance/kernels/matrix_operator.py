@@ -16,6 +16,7 @@ from torch import Tensor
 
 from receptance.errors import ConfigError, KernelError
 from receptance.kernels.dispatch import Implementation, Operator, Refuses
+from receptance.kernels.lengths import check_lengths, is_padding
 
 BLOCK = 32  # tokens from one kept state to the next; the same as MATRIX_BLOCK in native/table.h
 
@@ -49,6 +50,7 @@ class MatrixOperator:
         self,
         name: str,
         inputs: str,
+        changing: str,
         passes: Mapping[str, Passes],
         availability: Mapping[str, tuple[Refuses, Refuses]],
         reference: Callable[..., tuple[Tensor, Tensor]],
@@ -56,18 +58,21 @@ class MatrixOperator:
         """Register the operator.
 
         `inputs` names the tensors in their order, each by one letter: r, k, v and those of the state's dtype;
-        the state follows them. `availability` gives what an implementation refuses, and why it is missing.
+        the state follows them. A token of which those in `changing` are zero leaves the state as it is.
+        `availability` gives what an implementation refuses, and why it is missing.
         """
-        self.name, self.inputs, self._passes_by_name = name, inputs, passes
+        self.name, self.inputs, self.changing, self._passes_by_name = name, inputs, changing, passes
         fast = (Implementation(key, partial(self._run, key), *availability.get(key, ())) for key in passes)
         self._operator: Operator[Callable[..., tuple[Tensor, Tensor]]] = Operator(
             name, (*fast, Implementation("reference", reference))
         )
         self._register()
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y and the state after the span."""
+    def __call__(self, *inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return y and the state after the span, or after the first tokens of each row."""
         self._check(inputs)
+        if lengths is not None:
+            inputs = self._without_padding(inputs, lengths)
         if torch.compiler.is_compiling():
             y, state, _ = self._torch_operator()(*inputs, None, _is_differentiated(inputs))
             return y, state
@@ -101,6 +106,14 @@ class MatrixOperator:
             raise ConfigError(
                 f"{self.name}: {names} and the state need one dtype, float32 or float64; got {got}"
             )
+
+    def _without_padding(self, inputs: tuple[Tensor, ...], lengths: Tensor) -> tuple[Tensor, ...]:
+        batch, time = inputs[0].shape[:2]
+        check_lengths(lengths, batch, time)
+        padding = is_padding(lengths, time)[..., None, None]
+        *tensors, state = inputs
+        named = zip(self.inputs, tensors, strict=True)
+        return *(x.masked_fill(padding, 0.0) if name in self.changing else x for name, x in named), state
 
     def _torch_operator(self, suffix: str = "") -> Any:  # Any: torch makes these operators at run time
         return getattr(torch.ops.receptance, self.name + suffix)

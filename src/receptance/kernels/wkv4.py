@@ -12,13 +12,14 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from receptance import native
 from receptance.errors import ConfigError
 from receptance.kernels import wkv4_autograd, wkv4_native
 from receptance.kernels.dispatch import Implementation, Operator
+from receptance.kernels.lengths import check_lengths, is_padding
 
 Sums = tuple[Tensor, Tensor, Tensor]
 
@@ -49,6 +50,7 @@ def wkv4(
     w: Float[Tensor, " channel"],
     u: Float[Tensor, " channel"],
     sums: Sums,
+    lengths: Int[Tensor, " batch"] | None = None,
 ) -> tuple[Float[Tensor, "batch time channel"], Sums]:
     """Return the weighted means y, in v's dtype, and the sums (a, b, p) after the span, `[batch, channel]`.
 
@@ -56,14 +58,38 @@ def wkv4(
     float32, or in float64 for float64 results, whatever k and v are. Gradients flow to every argument, from y
     and from each of the sums.
 
+    With lengths, row b ends after its first `lengths[b]` tokens: its sums are those after them. Its y after
+    them is finite and means nothing, and should get no gradient.
+
     Raises ConfigError when shapes or dtypes do not fit together, and KernelError when `use` asks for an
     implementation that cannot serve the call.
     """
     a, b, p = sums
     _check(k, v, w, u, a, b, p)
     if torch.compiler.is_compiling():
-        return wkv4_autograd.in_graph(None, k, v, w, u, sums)
-    return OPERATOR.choose(k, v, w, u, sums).function(k, v, w, u, sums)
+        y, ends = wkv4_autograd.in_graph(None, k, v, w, u, sums)
+    else:
+        y, ends = OPERATOR.choose(k, v, w, u, sums).function(k, v, w, u, sums)
+    return y, ends if lengths is None else _sums_after(lengths, k, v, w, sums)
+
+
+def _sums_after(lengths: Tensor, k: Tensor, v: Tensor, w: Tensor, sums: Sums) -> Sums:
+    """Return the sums after the first tokens of each row, written out over all of these tokens.
+
+    The decay is the same at every token, so none can be made to leave the sums as they are.
+    """
+    a, b, p = sums
+    batch, time, _ = k.shape
+    check_lengths(lengths, batch, time)
+    count = lengths.to(p.dtype)[:, None]
+    age = count - 1 - torch.arange(time, dtype=p.dtype, device=p.device)
+    exponents = (k.to(p.dtype) + age[..., None] * w).masked_fill(
+        is_padding(lengths, time)[..., None], -torch.inf
+    )
+    faded = p + count * w
+    p_end = torch.maximum(faded, exponents.amax(1))
+    past, weights = torch.exp(faded - p_end), torch.exp(exponents - p_end[:, None])
+    return past * a + (weights * v.to(p.dtype)).sum(1), past * b + weights.sum(1), p_end
 
 
 def _check(k: Tensor, v: Tensor, w: Tensor, u: Tensor, a: Tensor, b: Tensor, p: Tensor) -> None:

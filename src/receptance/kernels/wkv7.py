@@ -12,7 +12,7 @@ The implementations: `native` (compiled, for the CPU), `chunked` (torch, any dev
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from receptance import native
@@ -49,16 +49,20 @@ def wkv7(
     a: Float[Tensor, "batch time head key"],
     b: Float[Tensor, "batch time head key"],
     state: Float[Tensor, "batch head value key"],
+    lengths: Int[Tensor, " batch"] | None = None,
 ) -> tuple[Float[Tensor, "batch time head value"], Float[Tensor, "batch head value key"]]:
     """Return what each token reads after its own change, in v's dtype, and the state after the span.
 
     w is at most 0; w, a, b and the state are in float32, or in float64 for float64 results, whatever r, k and
     v are. Gradients flow to every argument, from both results.
 
+    With lengths, row b ends after its first `lengths[b]` tokens: its state is the one after them. Its y after
+    them is finite and means nothing, and should get no gradient.
+
     Raises ConfigError when shapes or dtypes do not fit together, and KernelError when `use` asks for an
     implementation that cannot serve the call.
     """
-    return _OPERATOR(r, w, k, v, a, b, state)
+    return _OPERATOR(r, w, k, v, a, b, state, lengths=lengths)
 
 
 _INPUTS = "rwkvab"
@@ -66,6 +70,7 @@ _NATIVE = MatrixNative("wkv7", _INPUTS)
 _OPERATOR = MatrixOperator(
     "wkv7",
     _INPUTS,
+    "wka",
     {"native": _NATIVE, "chunked": MatrixChunked(_INPUTS, matrix_chunked.wkv7)},
     {"native": (_NATIVE.refuses, native.unavailable_reason)},
     reference,

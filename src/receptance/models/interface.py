@@ -1,7 +1,8 @@
-"""What every generation of RWKV offers: `model(tokens, state) -> (logits, state)`.
+"""What every generation of RWKV offers: `model(tokens, state, lengths) -> (logits, state)`.
 
 The same call trains (long spans, gradients, from any state), prefills and decodes (one token). The state is
-handed in and a new one is handed back; nothing is changed in place.
+handed in and a new one is handed back; nothing is changed in place. With lengths, the rows of a batch end
+where they end, each as if it were alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from receptance.errors import ConfigError
-from receptance.models.layers import LayerNorm, orthogonal
+from receptance.kernels.lengths import check_lengths, is_padding
+from receptance.models.layers import LayerNorm, last_token, orthogonal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +54,10 @@ class State:
         """Return the tensors by name, without copying them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    @classmethod
-    def stack(cls, layers: Sequence[tuple[Tensor, ...]]) -> Self:
-        """Return the state made of what each layer handed back, in the order of the fields."""
-        names = [field.name for field in fields(cls)]
-        return cls(
-            **{name: torch.stack(ts) for name, ts in zip(names, zip(*layers, strict=True), strict=True)}
-        )
+    def after(self, layers: Sequence[tuple[Tensor, ...]]) -> Self:
+        """Return the next state, made of what each layer handed back in the order of the fields."""
+        columns = zip(self.tensors(), zip(*layers, strict=True), strict=True)
+        return type(self)(**{name: torch.stack(column) for name, column in columns})
 
     def detach(self) -> Self:
         """Return the same values cut off from the gradient: truncated backpropagation through time."""
@@ -98,15 +97,18 @@ class Block(nn.Module):
         self.ln1 = LayerNorm(channel, eps=epsilon)
         self.ln2 = LayerNorm(channel, eps=epsilon)
 
-    def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(
+        self, x: Tensor, state: tuple[Tensor, ...], lengths: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the residual stream after the layer, and the layer's state in the order of its fields."""
         time_shift, channel_shift, *memory = state
         seen = self.ln1(x)
-        change, memory = self.att(seen, time_shift, *memory)
+        change, memory = self.att(seen, time_shift, *memory, lengths)
         x = x + change
         seen_by_channels = self.ln2(x)
         x = x + self.ffn(seen_by_channels, channel_shift)
-        return x, (seen[:, -1], seen_by_channels[:, -1], *memory)
+        time_shift = last_token(seen, time_shift, lengths)
+        return x, (time_shift, last_token(seen_by_channels, channel_shift, lengths), *memory)
 
     def initialise(self, layer: int, num_layers: int, generator: torch.Generator | None) -> None:
         """Fill the layer with its starting values; it then adds exactly nothing."""
@@ -118,6 +120,9 @@ class LanguageModel(nn.Module, Generic[ConfigT, StateT]):
 
     A subclass gives its blocks and `initial_state`; what follows from them stands here.
     """
+
+    # Vectors that are stored `[head, size]`, by the last part of their names.
+    vectors_by_head: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: ConfigT, blocks: Iterable[Block]) -> None:
         super().__init__()
@@ -141,21 +146,35 @@ class LanguageModel(nn.Module, Generic[ConfigT, StateT]):
         raise NotImplementedError
 
     def features(
-        self, tokens: Int[Tensor, "batch time"], state: StateT | None = None
+        self,
+        tokens: Int[Tensor, "batch time"],
+        state: StateT | None = None,
+        lengths: Int[Tensor, " batch"] | None = None,
     ) -> tuple[Float[Tensor, "batch time channel"], StateT]:
         """Read a span of tokens and return what the head sees: the last layer norm's output.
 
         Training takes the loss from here with `kernels.linear_cross_entropy`, so that the logits of a whole
-        batch never exist in float32.
+        batch never exist in float32. Everything else is as in `forward`.
         """
+        batch, time = tokens.shape
+        if lengths is not None:
+            check_lengths(lengths, batch, time)
+            lengths = lengths.to(tokens.device, torch.int64)
         if state is None:
-            state = self.initial_state(tokens.shape[0])
-        x = self.layers[0].ln0(self.emb(tokens))
+            state = self.initial_state(batch)
+        x, state = self.through_blocks(self.layers[0].ln0(self.emb(tokens)), state, lengths)
+        x = self.ln_out(x)
+        return x if lengths is None else x.masked_fill(is_padding(lengths, time)[..., None], 0.0), state
+
+    def through_blocks(
+        self, x: Float[Tensor, "batch time channel"], state: StateT, lengths: Int[Tensor, " batch"] | None
+    ) -> tuple[Float[Tensor, "batch time channel"], StateT]:
+        """Return the residual stream after all layers, and the state after them."""
         ends = []
         for block, *start in zip(self.layers, *state.tensors().values(), strict=True):
-            x, end = block(x, tuple(start))
+            x, end = block(x, tuple(start), lengths)
             ends.append(end)
-        return self.ln_out(x), type(state).stack(ends)
+        return x, state.after(ends)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None, embedding_scale: float = 1e-4) -> None:
@@ -172,14 +191,24 @@ class LanguageModel(nn.Module, Generic[ConfigT, StateT]):
             block.initialise(layer, self.config.num_layers, generator)
 
     def forward(
-        self, tokens: Int[Tensor, "batch time"], state: StateT | None = None
+        self,
+        tokens: Int[Tensor, "batch time"],
+        state: StateT | None = None,
+        lengths: Int[Tensor, " batch"] | None = None,
     ) -> tuple[Float[Tensor, "batch time vocabulary"], StateT]:
         """Read a span of tokens. The same call trains, prefills and decodes (time = 1).
 
         Without a state the text begins here. Any split of a text into spans gives the same logits and the
         same final state. `logits[:, t]` scores the token that follows `tokens[:, t]`.
+
+        With lengths, only the first `lengths[b]` tokens of row b are read, 0 to all of them; what follows may
+        be any ids. The logits of each row, the state after it and the gradients are those of the row alone.
+        At the padding the logits are zero, and no gradient comes from there.
+
+        Raises ConfigError when lengths are not integers `[batch]` from 0 to time; their values are not looked
+        at on a GPU, which would have to wait for that, nor in a compiled graph.
         """
-        hidden, state = self.features(tokens, state)
+        hidden, state = self.features(tokens, state, lengths)
         return self.head(hidden), state
 
     @property
@@ -202,10 +231,14 @@ class LanguageModel(nn.Module, Generic[ConfigT, StateT]):
 
         Vectors (decays, mixes, norms) cost no memory, and decays near one would collapse in 16 bits.
         """
-        for parameter in self.parameters():
-            if parameter.ndim >= 2:
+        for name, parameter in self.named_parameters():
+            if self.is_matrix(name):
                 parameter.data = parameter.data.to(dtype)
         return self
+
+    def is_matrix(self, name: str) -> bool:
+        """Say whether this parameter is a matrix, which may be in 16 bits, or a vector, in float32."""
+        return self.get_parameter(name).ndim >= 2 and name.rpartition(".")[2] not in self.vectors_by_head
 
 
 AnyModel = LanguageModel[Any, Any]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -56,6 +56,19 @@ def previous_token(
 ) -> Float[Tensor, "batch time channel"]:
     """Return x one step late; the first step comes from the span before."""
     return torch.cat([shift.unsqueeze(1).to(x.dtype), x[:, :-1]], dim=1)
+
+
+def last_token(
+    x: Float[Tensor, "batch time channel"],
+    shift: Float[Tensor, "batch channel"],
+    lengths: Int[Tensor, " batch"] | None,
+) -> Float[Tensor, "batch channel"]:
+    """Return x at the last real token of each row; where there is none, what stood before the span."""
+    if lengths is None:
+        return x[:, -1]
+    rows = torch.arange(len(x), device=x.device)
+    last = x[rows, (lengths - 1).clamp_min(0)]
+    return last.where(lengths.unsqueeze(1) > 0, shift.to(x.dtype))
 
 
 def orthogonal(weight: Tensor, gain: float, generator: torch.Generator | None) -> None:

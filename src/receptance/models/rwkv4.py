@@ -75,7 +75,7 @@ class TimeMix(nn.Module):
         self.output = nn.Linear(attention, channel, bias=False)
 
     def forward(
-        self, x: Tensor, shift: Tensor, *sums: Tensor
+        self, x: Tensor, shift: Tensor, a: Tensor, b: Tensor, p: Tensor, lengths: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """Return the block's change of x, and the sums (numerator, denominator, exponent) after it."""
         past = previous_token(x, shift)
@@ -83,8 +83,7 @@ class TimeMix(nn.Module):
         v = self.value(torch.lerp(past, x, self.time_mix_v.to(x.dtype)))
         r = self.receptance(torch.lerp(past, x, self.time_mix_r.to(x.dtype)))
         w = -torch.exp(self.time_decay.float() if x.dtype != torch.float64 else self.time_decay)
-        a, b, p = sums
-        wkv, sums_after = kernels.wkv4(k, v, w, self.time_first.to(w.dtype), (a, b, p))
+        wkv, sums_after = kernels.wkv4(k, v, w, self.time_first.to(w.dtype), (a, b, p), lengths)
         return self.output(torch.sigmoid(r) * wkv), sums_after
 
 

@@ -58,7 +58,9 @@ class TimeMix(nn.Module):
         self.output = nn.Linear(channel, channel, bias=False)
         self.ln_x = HeadNorm(config)
 
-    def forward(self, x: Tensor, shift: Tensor, state: Tensor) -> tuple[Tensor, tuple[Tensor]]:
+    def forward(
+        self, x: Tensor, shift: Tensor, state: Tensor, lengths: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor]]:
         """Return the block's change of x, and the memory after it."""
         past = previous_token(x, shift)
         heads = (*x.shape[:2], self.num_heads, self.head_size)
@@ -66,7 +68,7 @@ class TimeMix(nn.Module):
         k = self.key(torch.lerp(past, x, self.time_mix_k.to(x.dtype))).view(heads)
         v = self.value(torch.lerp(past, x, self.time_mix_v.to(x.dtype))).view(heads)
         w = self.log_decay(state.dtype).expand(heads)
-        y, state = kernels.wkv6(r, k, v, w, self.bonus(state.dtype), state)
+        y, state = kernels.wkv6(r, k, v, w, self.bonus(state.dtype), state, lengths)
         y = self.ln_x(y)
         if self.gate is not None:
             y = y * nn.functional.silu(self.gate(torch.lerp(past, x, self.time_mix_g.to(x.dtype))))
@@ -123,6 +125,8 @@ class RWKV5Block(Block):
 
 class RWKV5(HeadsModel[RWKV5Config]):
     """RWKV-5 as a torch module, initialised for training from scratch (or empty on the meta device)."""
+
+    vectors_by_head = frozenset({"time_decay", "time_faaaa"})
 
     def __init__(self, config: RWKV5Config) -> None:
         super().__init__(config, (RWKV5Block(config, layer) for layer in range(config.num_layers)))

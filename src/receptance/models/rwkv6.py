@@ -59,7 +59,9 @@ class TimeMix(nn.Module):
         self.output = nn.Linear(channel, channel, bias=False)
         self.ln_x = HeadNorm(config)
 
-    def forward(self, x: Tensor, shift: Tensor, state: Tensor) -> tuple[Tensor, tuple[Tensor]]:
+    def forward(
+        self, x: Tensor, shift: Tensor, state: Tensor, lengths: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor]]:
         """Return the block's change of x, and the memory after it."""
         heads = (*x.shape[:2], self.num_heads, self.head_size)
         xw, xk, xv, xr, xg = self.mixes(x, previous_token(x, shift) - x)
@@ -68,7 +70,7 @@ class TimeMix(nn.Module):
         v = self.value(xv).view(heads)
         low_rank = torch.tanh(xw @ self.time_decay_w1) @ self.time_decay_w2
         w = -torch.exp(self.time_decay.to(state.dtype) + low_rank.to(state.dtype))
-        y, state = kernels.wkv6(r, k, v, w.view(heads), self.time_faaaa.to(state.dtype), state)
+        y, state = kernels.wkv6(r, k, v, w.view(heads), self.time_faaaa.to(state.dtype), state, lengths)
         return self.output(self.ln_x(y) * nn.functional.silu(self.gate(xg))), (state,)
 
     def mixes(self, x: Tensor, difference: Tensor) -> tuple[Tensor, ...]:
@@ -141,6 +143,8 @@ class RWKV6Block(Block):
 
 class RWKV6(HeadsModel[RWKV6Config]):
     """RWKV-6 as a torch module, initialised for training from scratch (or empty on the meta device)."""
+
+    vectors_by_head = frozenset({"time_faaaa"})
 
     def __init__(self, config: RWKV6Config) -> None:
         super().__init__(config, (RWKV6Block(config, layer) for layer in range(config.num_layers)))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from receptance import kernels
 from receptance.models.heads import HeadNorm, HeadsConfig, HeadsModel, HeadsState, initialise_heads
 from receptance.models.interface import Block
-from receptance.models.layers import Place, empty, orthogonal, previous_token
+from receptance.models.layers import Place, empty, last_token, orthogonal, previous_token
 
 
 def low_rank(channel: int, rank: int) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
@@ -80,7 +80,7 @@ class TimeMix(nn.Module):
         self.ln_x = HeadNorm(config)
 
     def forward(
-        self, x: Tensor, shift: Tensor, state: Tensor, first_value: Tensor | None
+        self, x: Tensor, shift: Tensor, state: Tensor, lengths: Tensor | None, first_value: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the block's change of x, the memory after it, and the first layer's values."""
         heads = (*x.shape[:2], self.num_heads, self.head_size)
@@ -102,7 +102,7 @@ class TimeMix(nn.Module):
         k = k * (1 + (a - 1) * self.k_a.to(x.dtype))
 
         r, k, v, a, w = (part.view(heads) for part in (r, k, v, a, w))
-        y, state = kernels.wkv7(r, w, k, v, -kappa, kappa * a.to(dtype), state)
+        y, state = kernels.wkv7(r, w, k, v, -kappa, kappa * a.to(dtype), state, lengths)
         bonus = (r * k * self.r_k.to(x.dtype)).sum(-1, keepdim=True) * v
         return self.output((self.ln_x(y) + bonus.flatten(-2)) * g), state, first_value
 
@@ -136,16 +136,18 @@ class RWKV7Block(Block):
         self.ffn = ChannelMix(config)
 
     def forward(  # type: ignore[override]  # the first layer's values travel beside the residual stream
-        self, x: Tensor, state: tuple[Tensor, ...], first_value: Tensor | None
+        self, x: Tensor, state: tuple[Tensor, ...], lengths: Tensor | None, first_value: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
         """Return the residual stream after the layer, the layer's state, and the first layer's values."""
         time_shift, channel_shift, memory = state
         seen = self.ln1(x)
-        change, memory, first_value = self.att(seen, time_shift, memory, first_value)
+        change, memory, first_value = self.att(seen, time_shift, memory, lengths, first_value)
         x = x + change
         seen_by_channels = self.ln2(x)
         x = x + self.ffn(seen_by_channels, channel_shift)
-        return x, (seen[:, -1], seen_by_channels[:, -1], memory), first_value
+        time_shift = last_token(seen, time_shift, lengths)
+        channel_shift = last_token(seen_by_channels, channel_shift, lengths)
+        return x, (time_shift, channel_shift, memory), first_value
 
     def initialise(self, layer: int, num_layers: int, generator: torch.Generator | None) -> None:
         """Fill the layer with the starting values of RWKV-LM's x070 trainer: it adds exactly nothing."""
@@ -176,18 +178,17 @@ class RWKV7Block(Block):
 class RWKV7(HeadsModel[RWKV7Config]):
     """RWKV-7 as a torch module, initialised for training from scratch (or empty on the meta device)."""
 
+    vectors_by_head = frozenset({"r_k"})
+
     def __init__(self, config: RWKV7Config) -> None:
         super().__init__(config, (RWKV7Block(config, layer) for layer in range(config.num_layers)))
 
-    def features(
-        self, tokens: Int[Tensor, "batch time"], state: HeadsState | None = None
+    def through_blocks(
+        self, x: Float[Tensor, "batch time channel"], state: HeadsState, lengths: Int[Tensor, " batch"] | None
     ) -> tuple[Float[Tensor, "batch time channel"], HeadsState]:
-        """Read a span of tokens and return what the head sees, and the state after it."""
-        if state is None:
-            state = self.initial_state(tokens.shape[0])
-        x = self.layers[0].ln0(self.emb(tokens))
+        """Return the residual stream after all layers, and the state after them."""
         ends, first_value = [], None
         for block, *start in zip(self.layers, *state.tensors().values(), strict=True):
-            x, end, first_value = block(x, tuple(start), first_value)
+            x, end, first_value = block(x, tuple(start), lengths, first_value)
             ends.append(end)
-        return self.ln_out(x), HeadsState.stack(ends)
+        return x, state.after(ends)
