@@ -228,7 +228,7 @@ def test_casting_the_matrices_leaves_the_vectors_and_the_sums_in_float32(generat
     for name, parameter in model.named_parameters():
         is_vector = parameter.ndim == 1 or name.rpartition(".")[2] in VECTORS_BY_HEAD[generation]
         assert parameter.dtype == (torch.float32 if is_vector else torch.bfloat16), name
-        assert model.is_matrix(name) != is_vector
+        assert model.is_matrix(name, parameter.shape) != is_vector
     assert model.dtype == torch.bfloat16
     logits, state = model(TOKENS)
     assert logits.dtype == torch.bfloat16

@@ -232,13 +232,14 @@ class LanguageModel(nn.Module, Generic[ConfigT, StateT]):
         Vectors (decays, mixes, norms) cost no memory, and decays near one would collapse in 16 bits.
         """
         for name, parameter in self.named_parameters():
-            if self.is_matrix(name):
+            if self.is_matrix(name, parameter.shape):
                 parameter.data = parameter.data.to(dtype)
         return self
 
-    def is_matrix(self, name: str) -> bool:
-        """Say whether this parameter is a matrix, which may be in 16 bits, or a vector, in float32."""
-        return self.get_parameter(name).ndim >= 2 and name.rpartition(".")[2] not in self.vectors_by_head
+    @classmethod
+    def is_matrix(cls, name: str, shape: Sequence[int]) -> bool:
+        """Say whether a parameter is a matrix, which may be in 16 bits, or a vector, in float32."""
+        return len(shape) >= 2 and name.rpartition(".")[2] not in cls.vectors_by_head
 
 
 AnyModel = LanguageModel[Any, Any]
