@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,20 +18,26 @@ from receptance.checkpoints.writers import FormatName
 from receptance.errors import CheckpointError, ConfigError, TokenizerError
 from receptance.tokenizers import find_tokenizer
 
+Report = Callable[[str, int, int], None]  # what is being done, bytes done of it, bytes in all
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What was converted, and how far the results are apart."""
+    """What was converted, and how far the results are apart.
+
+    unequal             for each weight that the format could not keep to the bit, the largest difference
+    largest_difference  of any logit over a few fixed tokens: what dtype and format cost, or rounding alone
+    source_sha256       of each file with weights, as destination_sha256
+    tokenizer_file      the vocabulary that was put beside the destination
+    """
 
     source: StoredModel
     destination: StoredModel
-    unequal: dict[str, float]  # largest difference of each weight that the format could not keep to the bit
-    largest_difference: (
-        float  # of any logit over a few fixed tokens: what dtype and format cost, or rounding alone
-    )
-    source_sha256: dict[Path, str]  # of each file with weights
+    unequal: dict[str, float]
+    largest_difference: float
+    source_sha256: dict[Path, str]
     destination_sha256: dict[Path, str]
-    tokenizer_file: Path | None  # the vocabulary that was put beside the destination
+    tokenizer_file: Path | None
 
 
 def convert(
@@ -41,6 +48,7 @@ def convert(
     dtype: torch.dtype | None = None,
     quantization: str | None = None,
     revision: str | None = None,
+    report: Report = lambda stage, done, total: None,
     **config_overrides: int | float | str,
 ) -> Conversion:
     """Write a checkpoint in another format (or dtype), read what was written and compare the two.
@@ -49,6 +57,7 @@ def convert(
     dtype             number format of the matrices; None keeps that of the source
     revision          branch, tag or commit of a source on a hub
     quantization      such as "q8_0", for the formats that have it
+    report            is called as the conversion goes on
     config_overrides  fields of the config to set otherwise than the source does, such as group_norm_epsilon
 
     Neither model is ever whole in memory. Raises CheckpointError when the source cannot be read, or what was
@@ -62,28 +71,43 @@ def convert(
     before = open_model(source, revision=revision, **config_overrides)
     wanted = before if dtype is None else before.cast(dtype)
     vocabulary = _vocabulary(before, destination, format_name)
-    writer = writers.write(destination, wanted, format_name, quantization)
+    writer = writers.write(destination, _watched(wanted, "writing", report), format_name, quantization)
     if vocabulary is not None:
         atomic.write_bytes(*vocabulary)
     after = open_model(destination)
     if after.config != wanted.config:
         raise CheckpointError(f"{after.path}: it holds {after.config} and not {wanted.config}.")
-    unequal = comparison.unequal_weights(wanted, after)
+    unequal = comparison.unequal_weights(_watched(wanted, "comparing weights", report), after)
     if unequal and writer.is_exact and quantization is None:
         raise CheckpointError(
             f"{after.path}: {next(iter(unequal))!r} is not what was written. Is the disk damaged?"
         )
     tokens = comparison.fixed_tokens(before.config.vocabulary_size)
-    difference = comparison.logits(before, tokens) - comparison.logits(after, tokens)
+    ours, theirs = (
+        comparison.logits(_watched(model, f"running the {name}", report), tokens)
+        for model, name in ((before, "source"), (after, "result"))
+    )
     return Conversion(
         source=before,
         destination=after,
         unequal=unequal,
-        largest_difference=float(difference.abs().max()),
+        largest_difference=float((ours - theirs).abs().max()),
         source_sha256=_sha256(before),
         destination_sha256=_sha256(after),
         tokenizer_file=None if vocabulary is None else vocabulary[0],
     )
+
+
+def _watched(model: StoredModel, stage: str, report: Report) -> StoredModel:
+    """Return the model with a report of what share of it was read."""
+    total, done = model.num_bytes, 0
+
+    def count(num_bytes: int) -> None:
+        nonlocal done
+        done = min(done + num_bytes, total)
+        report(stage, done, total)
+
+    return model.observed(count)
 
 
 def _vocabulary(model: StoredModel, destination: Path, format_name: FormatName) -> tuple[Path, bytes] | None:

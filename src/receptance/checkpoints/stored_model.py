@@ -55,6 +55,24 @@ class StoredModel:
         """Where it lies, in which format and in which number format."""
         return f"{self.path} ({self.format}, {str(self.dtype).removeprefix('torch.')})"
 
+    def observed(self, report: Callable[[int], None]) -> StoredModel:
+        """Return the model with the number of bytes reported of each weight that is read."""
+
+        def observe(weight: Weight) -> Weight:
+            def read() -> Tensor:
+                tensor = weight.read()
+                report(tensor.nbytes)
+                return tensor
+
+            return replace(weight, read=read)
+
+        return replace(self, weights={name: observe(weight) for name, weight in self.weights.items()})
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that all weights together take once they are read."""
+        return sum(weight.num_bytes for weight in self.weights.values())
+
     def cast(self, dtype: torch.dtype) -> StoredModel:
         """Return the model as modules and kernels need it: its matrices in the dtype, vectors in float32.
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from receptance.cli import options, terminal
 
 if TYPE_CHECKING:
     from receptance.checkpoints import Conversion
-    from receptance.checkpoints.stored_model import StoredModel
 
 
 def convert(
@@ -21,7 +25,7 @@ def convert(
     *,
     to: Annotated[Literal["receptance", "pth", "transformers"] | None, Parameter(name="--format")] = None,
     revision: options.Revision = None,
-    dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None,
+    dtype: Literal["float32", "bfloat16", "float16", "float64", "q8_0", "q4_0"] | None = None,
 ) -> None:
     """Write a model in another format: ours, the official .pth or a folder of Hugging Face transformers.
 
@@ -31,25 +35,34 @@ def convert(
 
     Parameters
     ----------
+    source
+        A checkpoint: a file, a folder or a name on a hub.
     destination
         A .safetensors file (our format), a .pth file or a folder that does not exist yet (transformers).
     to
         The format, where the destination's name does not tell it.
+    revision
+        Branch, tag or commit of a model on a hub; its main branch where none is given.
     dtype
-        Number format of the matrices; that of the source where none is given. Vectors stay float32.
+        Number format of the matrices; that of the source where none is given. Vectors stay float32. Formats
+        that hold quantised matrices know q8_0 and q4_0 too.
     """
     import torch
 
     from receptance import checkpoints
-    from receptance.checkpoints import hub
 
-    result = checkpoints.convert(
-        hub.local_path(source, revision),
-        destination,
-        format=to,
-        dtype=getattr(torch, dtype) if dtype else None,
-    )
-    print(terminal.harmless(f"{_place(result.source)} -> {_place(result.destination)}"))
+    is_quantized = dtype is not None and dtype.startswith("q")
+    with _progress() as report:
+        result = checkpoints.convert(
+            source,
+            destination,
+            format=to,
+            dtype=getattr(torch, dtype) if dtype and not is_quantized else None,
+            quantization=dtype if is_quantized else None,
+            revision=revision,
+            report=report,
+        )
+    print(terminal.harmless(f"{result.source.description} -> {result.destination.description}"))
     if result.tokenizer_file is not None:
         print(terminal.harmless(f"tokenizer: {result.tokenizer_file}"))
     print(f"{result.destination.empty().num_parameters:,} parameters, {_fidelity(result)}")
@@ -58,9 +71,20 @@ def convert(
         print(terminal.harmless(f"{digest}  {path}"))  # as sha256sum prints them
 
 
-def _place(model: StoredModel) -> str:
-    dtype = str(model.dtype).removeprefix("torch.")
-    return f"{model.path} ({model.format}, {dtype})"
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show on a terminal, to standard error, how far the conversion is."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task("opening", total=None)
+        yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total)
 
 
 def _fidelity(result: Conversion) -> str:

@@ -152,8 +152,8 @@ def _compare(model: str, against: str, revision: str | None, tolerance: float | 
     terminal.print_facts(f"{one.description} beside {other.description}", _facts(comparison))
     verdict = "Passed" if passed else "Failed"
     print(
-        f"{verdict}: the largest difference of a logit is {comparison.logits:.1e}, and {allowed:.1e} is allowed "
-        f"for logits up to {comparison.scale:.3g}."
+        f"{verdict}: the largest difference of a logit is {comparison.logits:.1e}, and {allowed:.1e} is "
+        f"allowed for logits up to {comparison.scale:.3g}."
     )
     return 0 if passed else 1
 
