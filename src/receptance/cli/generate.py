@@ -47,6 +47,7 @@ def generate(
     seed: Annotated[int | None, SEED] = None,
     stop: Annotated[list[str] | None, STOP] = None,
     as_json: options.Json = False,
+    revision: options.Revision = None,
     dtype: options.Dtype = None,
     device: options.Device = "cpu",
     tokenizer: options.Tokenizer = None,
@@ -62,7 +63,7 @@ def generate(
 
     seed = fresh_seed() if seed is None else seed
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-    lm = options.load(model, dtype, device, tokenizer)
+    lm = options.load(model, revision, dtype, device, tokenizer)
     tokens = lm.tokenizer.encode(text)
     pieces = lm.pieces(tokens, max_tokens=max_tokens, sampling=sampling, stop=stop or ())
     report = Report(prompt=text, prompt_tokens=len(tokens), seed=seed)

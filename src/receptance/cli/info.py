@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import receptance
@@ -12,14 +11,20 @@ from receptance.cli import options, terminal
 from receptance.errors import TokenizerError
 
 
-def info(model: options.Model | None = None, /, *, as_json: options.Json = False) -> None:
+def info(
+    model: options.Model | None = None,
+    /,
+    *,
+    as_json: options.Json = False,
+    revision: options.Revision = None,
+) -> None:
     """Describe this installation, or a model.
 
     Without a model: versions, devices and the native library with its instruction sets. With one: generation,
     sizes, parameters, memory, tokenizer and format. Either way the implementations of each kernel: the first
     that takes a call serves it, and what cannot be used here says why.
     """
-    subject = Installation.here() if model is None else Model.at(model)
+    subject = Installation.here() if model is None else Model.at(model, revision)
     kernels = Kernel.all()
     if as_json:
         terminal.print_json(asdict(subject) | {"kernels": [asdict(kernel) for kernel in kernels]})
@@ -98,11 +103,11 @@ class Model:
     tokenizer_problem: str | None
 
     @classmethod
-    def at(cls, path: Path) -> Model:
+    def at(cls, name: str, revision: str | None) -> Model:
         """Load a checkpoint. Raises CheckpointError where that fails."""
         from receptance.inference import load
 
-        lm = load(path)
+        lm = load(name, revision=revision)
         tokenizer, problem = None, None
         try:
             tokenizer = lm.tokenizer.name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -10,7 +9,17 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from receptance.inference import Loaded
 
-Model = Annotated[Path, Parameter(help="A checkpoint: a file, a Hugging Face folder or a run folder.")]
+Model = Annotated[
+    str,
+    Parameter(
+        help="A checkpoint: a file, a Hugging Face folder, a run folder, or a name on a hub: ORG/NAME, or "
+        "ORG/NAME/FILE where it holds several models."
+    ),
+]
+Revision = Annotated[
+    str | None,
+    Parameter(help="Branch, tag or commit of a model on a hub; its main branch where none is given."),
+]
 Json = Annotated[
     bool, Parameter(name="--json", negative="", show_default=False, help="Print one JSON object on one line.")
 ]
@@ -25,12 +34,16 @@ Tokenizer = Annotated[
 ]
 
 
-def load(model: Path, dtype: str | None, device: str, tokenizer: str | None) -> Loaded:
+def load(model: str, revision: str | None, dtype: str | None, device: str, tokenizer: str | None) -> Loaded:
     """Load a model as the options say. Imports torch, so commands call it and do not import it."""
     import torch
 
     from receptance import inference
 
     return inference.load(
-        model, dtype=getattr(torch, dtype) if dtype else None, device=device, tokenizer=tokenizer
+        model,
+        revision=revision,
+        dtype=getattr(torch, dtype) if dtype else None,
+        device=device,
+        tokenizer=tokenizer,
     )

@@ -21,6 +21,7 @@ from receptance.tokenizers import Tokenizer, find_tokenizer, load_tokenizer
 def load(
     path: str | Path,
     *,
+    revision: str | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     tokenizer: str | Path | Tokenizer | None = None,
@@ -28,6 +29,10 @@ def load(
 ) -> Loaded:
     """Load a checkpoint for inference: a file of any known format, a Hugging Face folder or a run folder.
 
+    A string that is no path here may be a name on a hub, ORG/NAME, ORG/NAME@REVISION or ORG/NAME/FILE, and is
+    fetched into the cache of `huggingface_hub`; HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE count.
+
+    revision          branch, tag or commit of a model on a hub
     dtype             number format of the matrices; None keeps that of the file
     tokenizer         a vocabulary file, a name or a tokenizer; None finds what belongs to the checkpoint
     config_overrides  fields of the config to set otherwise than the file does, such as layer_norm_epsilon
@@ -38,7 +43,7 @@ def load(
     """
     if isinstance(tokenizer, (str, Path)):
         tokenizer = load_tokenizer(tokenizer)
-    checkpoint = checkpoints.load(path, dtype=dtype, device=device, **config_overrides)
+    checkpoint = checkpoints.load(path, revision=revision, dtype=dtype, device=device, **config_overrides)
     rows = checkpoint.model.config.vocabulary_size
     if tokenizer is not None and tokenizer.vocabulary_size > rows:
         raise TokenizerError(
