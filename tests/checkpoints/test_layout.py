@@ -70,6 +70,15 @@ def test_shapes_are_known_before_anything_is_read() -> None:
     assert LAYOUT.to_foreign({"blocks.0.w1": official})["layers.0.down.weight"].shape == (6, 4)
 
 
+def test_a_change_may_follow_another() -> None:
+    table = Layout([Row(("a", "b"), "c", STACKED.then(reshaped((1, -1), (2, -1))))])
+    parts = {"a": torch.arange(3), "b": torch.arange(3, 6)}
+    foreign = table.to_foreign(weights(parts))
+    assert torch.equal(foreign["c"].read(), torch.arange(6).unsqueeze(0))
+    back = table.to_official(FILE, foreign)
+    assert all(torch.equal(back[name].read(), part) for name, part in parts.items())
+
+
 @pytest.mark.parametrize(("name", "shape"), [("mix", (3, 6)), ("mix", ()), ("bonus", (5,))])
 def test_a_shape_that_cannot_be_taken_apart_is_refused_by_name(name: str, shape: Sequence[int]) -> None:
     with pytest.raises(CheckpointError, match=rf"file: 'layers\.0\.{name}' cannot be "):

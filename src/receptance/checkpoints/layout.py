@@ -28,6 +28,13 @@ class Change:
     to_foreign: Callable[[Sequence[Tensor]], Tensor]
     to_official: Callable[[Tensor], Sequence[Tensor]]
 
+    def then(self, other: Change) -> Change:
+        """Return this change, followed by another one of the single tensor that it makes."""
+        return Change(
+            lambda tensors: other.to_foreign([self.to_foreign(tensors)]),
+            lambda tensor: self.to_official(*other.to_official(tensor)),
+        )
+
 
 def each(to_foreign: Callable[[Tensor], Tensor], to_official: Callable[[Tensor], Tensor]) -> Change:
     """Return the change of one tensor into one."""
