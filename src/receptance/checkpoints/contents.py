@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -10,7 +10,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from receptance.checkpoints.names import without_padding
 from receptance.errors import CheckpointError
+
+FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,19 @@ class Weight:
         """Return what a function makes of the weight, which is read when the result is."""
         after = change(self.like())
         return Weight(tuple(after.shape), after.dtype, lambda: change(self.read()))
+
+    def finite(self, place: str) -> Weight:
+        """Return the weight with a check, whenever it is read, that all of its values are finite."""
+
+        def read() -> Tensor:
+            tensor = self.read()
+            if not all(torch.isfinite(bound) for bound in torch.aminmax(tensor)):  # NaN spreads to both
+                first = (~torch.isfinite(tensor)).nonzero()[0].tolist()
+                value = float(tensor[tuple(first)])
+                raise CheckpointError(f"{place} holds {value} at {first}, but every weight must be finite.")
+            return tensor
+
+        return Weight(self.shape, self.dtype, read)
 
 
 def weights(tensors: Mapping[str, Tensor]) -> dict[str, Weight]:
@@ -83,6 +99,46 @@ class Contents:
     def count(self, name: str) -> int:
         """Return how many numbers a tensor holds; raises CheckpointError where it is missing."""
         return self._weight(name).like().numel()
+
+    def take(
+        self,
+        expected: Mapping[str, tuple[int, ...]],
+        owner: str,
+        config: object,
+        *,
+        unused: Collection[str] = (),
+    ) -> dict[str, Weight]:
+        """Return the weights of these names and shapes, in the order given, to be checked when they are read.
+
+        Raises CheckpointError, naming the weight, where one is missing, has another shape than the config
+        needs or no number format of weights, or is neither of the owner nor among the unused.
+        """
+        missing = [name for name in expected if name not in self.weights]
+        unknown = [name for name in self.weights if name not in expected and name not in unused]
+        if missing or unknown:
+            problems = [
+                f"{self.name_in_file(names[0])!r} is {verdict}"
+                + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
+                for names, verdict in ((missing, "missing"), (unknown, f"no tensor of {owner}"))
+                if names
+            ]
+            raise CheckpointError(f"{self.path}: {', and '.join(problems)}.")
+        return {name: self.shaped(name, shape, config) for name, shape in expected.items()}
+
+    def shaped(self, name: str, shape: tuple[int, ...], config: object) -> Weight:
+        """Return one weight as `take` does; it may have further axes of size one in front."""
+        weight = self.weights[name]
+        if without_padding(weight.shape, shape) != shape:
+            raise self.wrong(name, f"is {weight.shape}, but {config} needs {shape}.")
+        return self.checked(name).map(lambda tensor: tensor.reshape(shape))
+
+    def checked(self, name: str) -> Weight:
+        """Return one weight of any shape, if its numbers are of a format of weights and finite when read."""
+        weight = self.weights[name]
+        if weight.dtype not in FLOAT_DTYPES:
+            floats = ", ".join(map(str, FLOAT_DTYPES))
+            raise self.wrong(name, f"is of {weight.dtype}, but weights need one of {floats}.")
+        return weight.finite(f"{self.path}: {self.name_in_file(name)!r}")
 
     def _weight(self, name: str) -> Weight:
         if name not in self.weights:

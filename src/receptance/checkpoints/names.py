@@ -7,6 +7,8 @@ from collections.abc import Collection
 
 from torch import Tensor
 
+from receptance.models import Config, HeadsConfig
+
 # What trainers put before every name: DeepSpeed, torch.compile, DataParallel, Lightning.
 WRAPPER_PREFIXES = ("_forward_module.", "_orig_mod.", "module.", "model.")
 
@@ -37,3 +39,14 @@ def without_padding(shape: tuple[int, ...], expected: tuple[int, ...]) -> tuple[
     """Drop leading axes of size one where that gives the expected shape: [1, 1, channel] to [channel]."""
     extra = len(shape) - len(expected)
     return expected if extra > 0 and shape == (1,) * extra + expected else shape
+
+
+def tuned_state_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Return what the tensors of a tuned initial state are called, and their shapes `[head, value, key]`.
+
+    RWKV-4, whose memory is no matrix, has none.
+    """
+    if not isinstance(config, HeadsConfig):
+        return {}
+    shape = (config.num_heads, config.head_size, config.head_size)
+    return {f"blocks.{layer}.att.time_state": shape for layer in range(config.num_layers)}

@@ -16,12 +16,9 @@ from torch import Tensor
 
 from receptance.checkpoints.contents import Contents, Weight, weights
 from receptance.checkpoints.generations import GENERATIONS, Generation
-from receptance.checkpoints.names import without_padding, wrapper_prefix
+from receptance.checkpoints.names import tuned_state_shapes, wrapper_prefix
 from receptance.errors import CheckpointError
 from receptance.models import AnyModel, Config
-
-FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_FLOATS = ", ".join(map(str, FLOAT_DTYPES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +32,16 @@ class StoredModel:
     weights: Mapping[str, Weight]
     path: Path  # of the file or folder
     format: str
+    tuned_state: Mapping[str, Weight] = field(default_factory=dict)  # by official name; most have none
     files: tuple[Path, ...] = ()  # where the weights lie
     tokenizer: str | None = None  # its name, where the file gives one
     metadata: dict[str, str] = field(default_factory=dict)
     name_in_file: Callable[[str], str] = str  # our name of a weight -> the one to show
+
+    @property
+    def tensors(self) -> Mapping[str, Weight]:
+        """All that a file of the model holds: the weights, and the tuned state if there is one."""
+        return {**self.weights, **self.tuned_state}
 
     def empty(self) -> AnyModel:
         """Return the module without numbers, on the meta device."""
@@ -47,8 +50,14 @@ class StoredModel:
     @property
     def dtype(self) -> torch.dtype:
         """The number format that holds every matrix without loss."""
-        matrices = (weight.dtype for weight in self.weights.values() if len(weight.shape) >= 2)
-        return functools.reduce(torch.promote_types, matrices)
+        return functools.reduce(
+            torch.promote_types,
+            (weight.dtype for name, weight in self.weights.items() if self.is_matrix(name)),
+        )
+
+    def is_matrix(self, name: str) -> bool:
+        """Say whether a weight is a matrix, which may be in 16 bits, or a vector, in float32."""
+        return GENERATIONS[self.config.generation].model.is_matrix(name, self.weights[name].shape)
 
     @property
     def description(self) -> str:
@@ -82,17 +91,18 @@ class StoredModel:
         vectors = torch.float64 if dtype == torch.float64 else torch.float32
 
         def cast(name: str, weight: Weight) -> Weight:
-            target = dtype if len(weight.shape) >= 2 else vectors
+            target = dtype if self.is_matrix(name) else vectors
             place = f"{self.path}: {self.name_in_file(name)!r}"
-            return Weight(weight.shape, target, lambda: _cast(weight.read(), target, place))
+            return cast_weight(weight, target, place)
 
         return replace(self, weights={name: cast(name, weight) for name, weight in self.weights.items()})
 
 
 def empty_model(config: Config) -> AnyModel:
     """Return the module of a config without numbers, on the meta device."""
+    build: Callable[[Config], AnyModel] = GENERATIONS[config.generation].model  # takes nothing but its config
     with torch.device("meta"):
-        return GENERATIONS[config.generation].model(config)
+        return build(config)
 
 
 def from_module(
@@ -105,7 +115,7 @@ def from_module(
     return StoredModel(
         config=model.config,
         weights={
-            name.removeprefix(prefix): _finite(weight, f"{path}: {name!r}")
+            name.removeprefix(prefix): weight.finite(f"{path}: {name!r}")
             for name, weight in weights(state).items()
         },
         path=path,
@@ -118,29 +128,16 @@ def from_module(
 def from_contents(contents: Contents, generation: Generation, config: Config) -> StoredModel:
     """Return what a reader found as a model of the config, if it has exactly the weights that this needs.
 
-    Raises CheckpointError, naming the file and the weight.
+    A tuned initial state may be among them. Raises CheckpointError, naming the file and the weight.
     """
     model = empty_model(config)
-    expected: dict[str, Tensor] = model.state_dict()
-    missing = [contents.name_in_file(name) for name in expected if name not in contents.weights]
-    unknown = [
-        contents.name_in_file(name)
-        for name in contents.weights
-        if name not in expected and name not in generation.unused
-    ]
-    if missing or unknown:
-        problems = [
-            f"{names[0]!r} is {verdict}" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
-            for names, verdict in ((missing, "missing"), (unknown, f"no tensor of {type(model).__name__}"))
-            if names
-        ]
-        raise CheckpointError(f"{contents.path}: {', and '.join(problems)}.")
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    state = tuned_state_shapes(config) if contents.weights.keys() & tuned_state_shapes(config) else {}
+    found = contents.take(own | state, type(model).__name__, config, unused=generation.unused)
     return StoredModel(
         config=config,
-        weights={
-            name: _checked(contents, name, tuple(parameter.shape), config)
-            for name, parameter in expected.items()
-        },
+        weights={name: found[name] for name in own},
+        tuned_state={name: found[name] for name in state},
         path=contents.path,
         format=contents.format,
         files=contents.files,
@@ -150,29 +147,9 @@ def from_contents(contents: Contents, generation: Generation, config: Config) ->
     )
 
 
-def _checked(contents: Contents, name: str, shape: tuple[int, ...], config: Config) -> Weight:
-    """Return a weight of a file in the shape that the config needs, to be checked when it is read."""
-    weight = contents.weights[name]
-    if without_padding(weight.shape, shape) != shape:
-        raise contents.wrong(name, f"is {weight.shape}, but {config} needs {shape}.")
-    if weight.dtype not in FLOAT_DTYPES:
-        raise contents.wrong(name, f"is of {weight.dtype}, but weights need one of {_FLOATS}.")
-    place = f"{contents.path}: {contents.name_in_file(name)!r}"
-    return _finite(weight.map(lambda tensor: tensor.reshape(shape)), place)
-
-
-def _finite(weight: Weight, place: str) -> Weight:
-    """Return the weight with a check, whenever it is read, that all of its values are finite."""
-
-    def read() -> Tensor:
-        tensor = weight.read()
-        if not all(torch.isfinite(bound) for bound in torch.aminmax(tensor)):  # NaN spreads to both
-            first = (~torch.isfinite(tensor)).nonzero()[0].tolist()
-            value = float(tensor[tuple(first)])
-            raise CheckpointError(f"{place} holds {value} at {first}, but every weight must be finite.")
-        return tensor
-
-    return Weight(weight.shape, weight.dtype, read)
+def cast_weight(weight: Weight, dtype: torch.dtype, place: str) -> Weight:
+    """Return a weight in the dtype; reading it raises CheckpointError where a value is too large for that."""
+    return Weight(weight.shape, dtype, lambda: _cast(weight.read(), dtype, place))
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype, place: str) -> Tensor:
