@@ -65,9 +65,7 @@ class BlockFormat:
             )
         blocks = blocks.view(self.layout)
         values = np.empty((len(blocks), self.block_size), dtype=np.float32)
-        with np.errstate(
-            invalid="ignore", over="ignore"
-        ):  # whoever reads weights checks that they are finite
+        with np.errstate(invalid="ignore", over="ignore"):  # who reads weights checks that they are finite
             for begin in range(0, len(blocks), _PIECE):
                 values[begin : begin + _PIECE] = self.decode(blocks[begin : begin + _PIECE])
         return torch.from_numpy(values.reshape(tuple(shape)))
@@ -75,7 +73,8 @@ class BlockFormat:
     def quantise(self, values: Float[Tensor, "..."]) -> Iterator[memoryview]:
         """Yield the bytes of a tensor whose rows are whole blocks, piece by piece, rounded as ggml does.
 
-        Its own package does it. Raises ConfigError where that is not installed, or knows only to read.
+        Its own package does it. Raises ConfigError where that is not installed or knows only to read, or a
+        value is too large for a scale in float16.
         """
         try:
             from gguf import GGMLQuantizationType, quants
@@ -83,10 +82,15 @@ class BlockFormat:
             raise ConfigError(
                 f"writing {self.name} needs the package 'gguf'. Install it: pip install 'receptance[gguf]'"
             ) from error
-        blocks = values.reshape(-1, self.block_size)
-        for piece in torch.split(blocks, _PIECE):
+        largest = max(abs(float(bound)) for bound in torch.aminmax(values))
+        if largest > torch.finfo(torch.float16).max:
+            raise ConfigError(
+                f"a weight holds values up to {largest:.4g}, too large for the float16 scales of {self.name}."
+            )
+        for piece in torch.split(values.reshape(-1, self.block_size), _PIECE):
             try:
-                rounded: Bytes = quants.quantize(piece.float().numpy(), GGMLQuantizationType[self.name])
+                with np.errstate(all="ignore"):  # of blocks so small that their scale is zero
+                    rounded: Bytes = quants.quantize(piece.float().numpy(), GGMLQuantizationType[self.name])
             except NotImplementedError as error:
                 raise ConfigError(f"the package 'gguf' cannot write {self.name}.") from error
             yield rounded.data
