@@ -92,6 +92,14 @@ def test_a_name_that_no_table_knows_stays_as_it_is(name: str) -> None:
     assert LAYOUT.to_foreign(unknown).keys() == unknown.keys()
 
 
+def test_a_row_may_be_of_one_layer_alone() -> None:
+    layout = Layout([Row("blocks.0.ln0.bias", "norm.bias"), Row("blocks.{}.ln1.bias", "layers.{}.norm.bias")])
+    names = {"blocks.0.ln0.bias": "norm.bias", "blocks.0.ln1.bias": "layers.0.norm.bias"}
+    assert [layout.foreign_name(name) for name in names] == list(names.values())
+    foreign = weights({name: torch.zeros(1) for name in names.values()})
+    assert list(layout.to_official(FILE, foreign)) == list(names)
+
+
 def test_every_weight_of_rwkv4_has_a_name_in_transformers_and_comes_back() -> None:
     names = list(random_model(num_layers=12).state_dict())
     foreign = [RWKV4_LAYOUT.foreign_name(name) for name in names]
