@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from receptance.checkpoints import huggingface, pickled, sharded, single_file
+from receptance.checkpoints import huggingface, pickled, rwkv_cpp, sharded, single_file, web_rwkv
 from receptance.checkpoints.contents import Contents
 from receptance.errors import CheckpointError
 
@@ -15,7 +15,6 @@ _HEAD_BYTES = 512
 _STRANGERS = (
     (b"version https://git-lfs", "it is a git-lfs pointer, not the weights. Fetch them with: git lfs pull"),
     (b"GGUF", "it is a GGUF file, which this version of receptance cannot read."),
-    (b"fmgg", "it is a file of rwkv.cpp, which this version of receptance cannot read."),
     (b"\x80", "it is a bare pickle (torch before 1.6). Load and save it with a newer torch."),
 )
 
@@ -34,6 +33,8 @@ def read(path: str | Path) -> Contents:
     contents = _read_file(path, head)
     if huggingface.is_spoken([contents.name_in_file(name) for name in contents.weights]):
         return huggingface.read(path.parent)
+    if contents.format == "safetensors" and web_rwkv.recognises(contents):
+        return web_rwkv.read(path)
     return contents
 
 
@@ -67,6 +68,8 @@ def _read_file(path: Path, head: bytes) -> Contents:
         if path.suffix == ".safetensors":  # torch.load would believe the name
             raise CheckpointError(f"{path}: it is a .pth file by its content. Give it that name.")
         return pickled.read(path)
+    if head.startswith(rwkv_cpp.MAGIC):
+        return rwkv_cpp.read(path)
     if head[8:9] == b"{":
         return single_file.read(path)
     for beginning, meaning in _STRANGERS:
@@ -78,7 +81,7 @@ def _read_file(path: Path, head: bytes) -> Contents:
             f"{path}: it is {kind}, not weights, and begins with {head[:60].decode(errors='replace')!r}. "
             "If it was downloaded, the download failed."
         )
-    if path.suffix == ".safetensors":
+    if path.suffix in (".safetensors", web_rwkv.SUFFIX):
         return single_file.read(path)
     if path.suffix in (".pth", ".bin", ".pt"):
         return pickled.read(path)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
 
-from receptance.checkpoints import huggingface, pickled, single_file
+from receptance.checkpoints import huggingface, pickled, rwkv_cpp, single_file, web_rwkv
 from receptance.checkpoints.contents import Contents
 from receptance.checkpoints.generations import recognise
 from receptance.checkpoints.stored_model import StoredModel
 from receptance.errors import ConfigError
 
-FormatName = Literal["receptance", "pth", "transformers", "transformers-native"]
+FormatName = Literal["receptance", "pth", "transformers", "transformers-native", "rwkv.cpp", "web-rwkv"]
 
 Write = Callable[[Path, StoredModel], None]
 
@@ -34,6 +34,8 @@ WRITERS: dict[FormatName, Writer] = {
     "pth": Writer(write=pickled.write, suffix=".pth"),
     "transformers": Writer(write=huggingface.write, suffix="", says_config=True),
     "transformers-native": Writer(write=huggingface.write_native, suffix="", says_config=True),
+    "rwkv.cpp": Writer(write=rwkv_cpp.write, suffix=".bin", is_exact=False, quantized=rwkv_cpp.QUANTISED),
+    "web-rwkv": Writer(write=web_rwkv.write, suffix=web_rwkv.SUFFIX, is_exact=False),
 }
 
 
