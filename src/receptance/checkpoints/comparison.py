@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from receptance.checkpoints import tuned_state
 from receptance.checkpoints.stored_model import StoredModel
 from receptance.errors import CheckpointError
 
@@ -42,6 +43,11 @@ def compare(
 
     Raises CheckpointError when the two are not of one generation and size.
     """
+    if bool(one.tuned_state) != bool(other.tuned_state):
+        with_state, without = (one, other) if one.tuned_state else (other, one)
+        raise CheckpointError(
+            f"{with_state.path} carries a tuned initial state, and {without.path} has none."
+        )
     shapes = [{name: weight.shape for name, weight in model.weights.items()} for model in (one, other)]
     if shapes[0] != shapes[1]:
         raise CheckpointError(f"{other.path}: it holds {other.config} and not {one.config}.")
@@ -66,8 +72,8 @@ def compare(
 def unequal_weights(one: StoredModel, other: StoredModel) -> dict[str, float]:
     """Return the largest difference of each weight that is not equal, value for value, in both models."""
     differences = {}
-    for name, weight in one.weights.items():
-        difference = _largest_difference(weight.read(), other.weights[name].read())
+    for name, weight in one.tensors.items():
+        difference = _largest_difference(weight.read(), other.tensors[name].read())
         if difference:
             differences[name] = difference
     return differences
@@ -106,10 +112,11 @@ def logits(stored: StoredModel, tokens: Int[Tensor, "batch time"]) -> Float[Tens
         module.to("meta")
 
     fill(model.head)  # the model asks it for its device and its dtype
+    start = tuned_state.as_state(stored.tuned_state, model, len(tokens)) if stored.tuned_state else None
     for part in (model.emb, *(part for block in model.layers for part in block.children()), model.ln_out):
         part.register_forward_pre_hook(fill)
         part.register_forward_hook(forget)
-    found: Tensor = model(tokens)[0]
+    found: Tensor = model(tokens, start)[0]
     return found.double()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +14,7 @@ from receptance import atomic
 from receptance.checkpoints import comparison, huggingface, writers
 from receptance.checkpoints.load import open_model
 from receptance.checkpoints.stored_model import StoredModel
+from receptance.checkpoints.tuning import NONE, Tuning
 from receptance.checkpoints.writers import FormatName
 from receptance.errors import CheckpointError, ConfigError, TokenizerError
 from receptance.tokenizers import find_tokenizer
@@ -48,6 +49,7 @@ def convert(
     dtype: torch.dtype | None = None,
     quantization: str | None = None,
     revision: str | None = None,
+    tuning: Tuning = NONE,
     report: Report = lambda stage, done, total: None,
     **config_overrides: int | float | str,
 ) -> Conversion:
@@ -57,6 +59,7 @@ def convert(
     dtype             number format of the matrices; None keeps that of the source
     revision          branch, tag or commit of a source on a hub
     quantization      such as "q8_0", for the formats that have it
+    tuning            a tuned state and an adapter that go on top of the source
     report            is called as the conversion goes on
     config_overrides  fields of the config to set otherwise than the source does, such as group_norm_epsilon
 
@@ -68,7 +71,7 @@ def convert(
     format_name = format or writers.format_of(destination)
     if destination.exists():
         raise ConfigError(f"{destination} exists already. Remove it, or choose another destination.")
-    before = open_model(source, revision=revision, **config_overrides)
+    before = tuning.applied(open_model(source, revision=revision, **config_overrides), dtype)
     wanted = before if dtype is None else before.cast(dtype)
     vocabulary = _vocabulary(before, destination, format_name)
     writer = writers.write(destination, _watched(wanted, "writing", report), format_name, quantization)
@@ -77,6 +80,8 @@ def convert(
     after = open_model(destination)
     if after.config != wanted.config:
         raise CheckpointError(f"{after.path}: it holds {after.config} and not {wanted.config}.")
+    if after.tuned_state.keys() != wanted.tuned_state.keys():
+        raise CheckpointError(f"{after.path}: its tuned initial state is not what was written.")
     unequal = comparison.unequal_weights(_watched(wanted, "comparing weights", report), after)
     if unequal and writer.is_exact and quantization is None:
         raise CheckpointError(
@@ -92,8 +97,8 @@ def convert(
         destination=after,
         unequal=unequal,
         largest_difference=float((ours - theirs).abs().max()),
-        source_sha256=_sha256(before),
-        destination_sha256=_sha256(after),
+        source_sha256=sha256(before.files),
+        destination_sha256=sha256(after.files),
         tokenizer_file=None if vocabulary is None else vocabulary[0],
     )
 
@@ -129,9 +134,10 @@ def _vocabulary(model: StoredModel, destination: Path, format_name: FormatName) 
     return place, content
 
 
-def _sha256(model: StoredModel) -> dict[Path, str]:
+def sha256(files: Iterable[Path]) -> dict[Path, str]:
+    """Return the SHA-256 of each file, as sha256sum prints it."""
     hashes = {}
-    for path in model.files:
+    for path in files:
         with path.open("rb") as file:
             hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from receptance.checkpoints import huggingface, pickled, rwkv_cpp, sharded, single_file, web_rwkv
+from receptance.checkpoints import (
+    gguf_file,
+    gguf_model,
+    huggingface,
+    peft,
+    pickled,
+    rwkv_cpp,
+    sharded,
+    single_file,
+    web_rwkv,
+)
 from receptance.checkpoints.contents import Contents
 from receptance.errors import CheckpointError
 
@@ -14,7 +24,6 @@ _HEAD_BYTES = 512
 # How files begin that are often taken for weights.
 _STRANGERS = (
     (b"version https://git-lfs", "it is a git-lfs pointer, not the weights. Fetch them with: git lfs pull"),
-    (b"GGUF", "it is a GGUF file, which this version of receptance cannot read."),
     (b"\x80", "it is a bare pickle (torch before 1.6). Load and save it with a newer torch."),
 )
 
@@ -31,6 +40,8 @@ def read(path: str | Path) -> Contents:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     contents = _read_file(path, head)
+    if any(name.startswith(peft.PREFIX) for name in contents.weights):
+        return peft.read(path.parent)
     if huggingface.is_spoken([contents.name_in_file(name) for name in contents.weights]):
         return huggingface.read(path.parent)
     if contents.format == "safetensors" and web_rwkv.recognises(contents):
@@ -39,15 +50,20 @@ def read(path: str | Path) -> Contents:
 
 
 def _existing(path: Path) -> Path:
-    for candidate in (path, *(path.with_name(path.name + suffix) for suffix in _SUFFIXES if path.name)):
-        if candidate.is_file() or candidate.is_dir():
-            return candidate
+    try:
+        for candidate in (path, *(path.with_name(path.name + suffix) for suffix in _SUFFIXES if path.name)):
+            if candidate.is_file() or candidate.is_dir():
+                return candidate
+    except (OSError, ValueError) as error:  # too long for a path, or forbidden to look at
+        raise CheckpointError(f"{path}: {error}") from error
     raise CheckpointError(
         f"{path}: there is no such file or folder, nor one with {' or '.join(_SUFFIXES)} added."
     )
 
 
 def _read_folder(folder: Path) -> Contents:
+    if (folder / peft.CONFIG_FILE).is_file():
+        return peft.read(folder)
     if (folder / huggingface.CONFIG_FILE).is_file():
         return huggingface.read(folder)
     own = folder / "model.safetensors"
@@ -68,6 +84,8 @@ def _read_file(path: Path, head: bytes) -> Contents:
         if path.suffix == ".safetensors":  # torch.load would believe the name
             raise CheckpointError(f"{path}: it is a .pth file by its content. Give it that name.")
         return pickled.read(path)
+    if head.startswith(gguf_file.MAGIC):
+        return gguf_model.read(path)
     if head.startswith(rwkv_cpp.MAGIC):
         return rwkv_cpp.read(path)
     if head[8:9] == b"{":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from receptance.cli import options, terminal
+from receptance.errors import ConfigError
 
 if TYPE_CHECKING:
-    from receptance.checkpoints import Conversion
+    from receptance.checkpoints import Conversion, PartConversion
 
 
 def convert(
@@ -28,12 +30,15 @@ def convert(
     ] = None,
     revision: options.Revision = None,
     dtype: Literal["float32", "bfloat16", "float16", "float64", "q8_0", "q4_0"] | None = None,
+    tuning: options.Tuning = options.NO_TUNING,
 ) -> None:
     """Write a model in another format: ours, the official .pth or a folder of Hugging Face transformers.
 
     What was written is loaded again and must hold the same numbers to the bit; then both models read a few
     fixed tokens, and the largest difference of their logits is printed, with the SHA-256 of each file. The
-    tokenizer's file goes along.
+    tokenizer's file goes along. With --lora and --state, what was trained on top of the model goes into it.
+
+    An adapter or a tuned state alone becomes a .pth or .safetensors file, a LoRA also a folder of PEFT.
 
     Parameters
     ----------
@@ -48,11 +53,22 @@ def convert(
     dtype
         Number format of the matrices; that of the source where none is given. Vectors stay float32. Formats
         that hold quantised matrices know q8_0 and q4_0 too.
+    tuning
+        What was trained on top of the source and is to go into the destination.
     """
     import torch
 
     from receptance import checkpoints
+    from receptance.checkpoints import hub, parts
 
+    place = hub.local_path(source, revision)
+    if parts.read(place) is not None:
+        if replace(tuning, lora_alpha=None) != options.NO_TUNING or (to, dtype) != (None, None):
+            raise ConfigError(
+                f"{source} is a part of a model and stays as it is: leave out what would change it."
+            )
+        _print_part(parts.convert(place, destination, lora_alpha=tuning.lora_alpha))
+        return
     is_quantized = dtype is not None and dtype.startswith("q")
     with _progress() as report:
         result = checkpoints.convert(
@@ -62,6 +78,7 @@ def convert(
             dtype=getattr(torch, dtype) if dtype and not is_quantized else None,
             quantization=dtype if is_quantized else None,
             revision=revision,
+            tuning=checkpoints.Tuning(**asdict(tuning)),
             report=report,
         )
     print(terminal.harmless(f"{result.source.description} -> {result.destination.description}"))
@@ -71,6 +88,16 @@ def convert(
     print(f"largest difference of a logit: {result.largest_difference:.3g}")
     for path, digest in (result.source_sha256 | result.destination_sha256).items():
         print(terminal.harmless(f"{digest}  {path}"))  # as sha256sum prints them
+
+
+def _print_part(result: PartConversion) -> None:
+    source, destination = result.source, result.destination
+    print(terminal.harmless(f"{source.path} ({source.format}) -> {destination.path} ({destination.format})"))
+    print(f"{len(destination.weights)} tensors, read back equal to the bit")
+    for key, value in result.lost.items():
+        print(terminal.harmless(f"lost: {key} = {value}, for which the destination has no place"))
+    for path, digest in (result.source_sha256 | result.destination_sha256).items():
+        print(terminal.harmless(f"{digest}  {path}"))
 
 
 @contextmanager
