@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import math
 import struct
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +22,7 @@ from receptance.checkpoints.stored_model import from_module
 from receptance.errors import CheckpointError, ConfigError
 from receptance.models import AnyModel
 from tests.checkpoints.files import random_model
+from tests.checkpoints.rwkv_cpp_models import GENERATIONS, model_of, wide_model
 from tests.models.examples import example
 from tests.models.trained import FIRST_TOKENS
 
@@ -44,7 +42,6 @@ ORIGINALS = {
     "tiny-rwkv-7v0-834K-FP16": ("rwkv-7.0-834K", 4.8e-7),
 }
 COMPUTED = (".att.time_decay", ".att.time_first")
-GENERATIONS = ("4", "5.0", "5.2", "6", "7")
 
 
 def tiny(shared: Path, name: str) -> Path:
@@ -53,27 +50,6 @@ def tiny(shared: Path, name: str) -> Path:
 
 def original(shared: Path, name: str) -> Path:
     return shared / "data" / "tiny-models" / "rwkv-cpp-bin" / f"{name}.bin"
-
-
-def model_of(generation: str, dtype: torch.dtype = torch.float32) -> AnyModel:
-    """Return an example that rwkv.cpp can run."""
-    return random_model().to(dtype) if generation == "4" else example(generation, dtype)
-
-
-def wide_model(generation: str) -> AnyModel:
-    """Return a model whose matrices can be quantised."""
-    config = model_of(generation).config
-    ranks = ("mix_rank", "decay_rank", "in_context_rank", "value_rank", "gate_rank")
-    sizes = {"hidden_size": 128, "feed_forward_size": 256, "attention_size": 128, "head_size": 32}
-    sizes |= dict.fromkeys(ranks, 32)
-    known = {name: size for name, size in sizes.items() if hasattr(config, name)}
-    model: AnyModel = type(model_of(generation))(replace(config, **known))
-    generator = torch.Generator().manual_seed(0)
-    model.initialise(generator)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
-    return model
 
 
 def tensors(path: Path) -> dict[str, tuple[bytes, bytes]]:
@@ -358,59 +334,3 @@ def test_changing_a_weight_in_place_leaves_the_file_as_it_is(tmp_path: Path) -> 
     weight.read().zero_()
     assert (tmp_path / "a.bin").read_bytes() == before
     assert not weight.read().any()  # mapped and not copied: what was changed is the same memory
-
-
-class TestTheProgram:
-    """What librwkv computes with our files, where it is installed (or found by LD_LIBRARY_PATH)."""
-
-    @pytest.fixture
-    def library(self) -> ctypes.CDLL:
-        name = ctypes.util.find_library("rwkv")
-        if name is None:
-            pytest.skip("librwkv of rwkv.cpp is not installed")
-        library = ctypes.CDLL(name)
-        library.rwkv_init_from_file.argtypes = [ctypes.c_char_p, ctypes.c_uint32, ctypes.c_uint32]
-        library.rwkv_init_from_file.restype = ctypes.c_void_p
-        for function in (library.rwkv_get_state_len, library.rwkv_get_logits_len):
-            function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_size_t
-        library.rwkv_eval.argtypes = [ctypes.c_void_p, ctypes.c_uint32, *[ctypes.c_void_p] * 3]
-        library.rwkv_eval.restype = ctypes.c_bool
-        library.rwkv_init_state.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-        library.rwkv_free.argtypes = [ctypes.c_void_p]
-        library.rwkv_quantize_model_file.argtypes = [ctypes.c_char_p] * 3
-        library.rwkv_quantize_model_file.restype = ctypes.c_bool
-        return library
-
-    @staticmethod
-    def logits(library: ctypes.CDLL, path: Path, tokens: list[int]) -> Tensor:
-        model = library.rwkv_init_from_file(str(path).encode(), 1, 0)
-        assert model
-        state = np.zeros(library.rwkv_get_state_len(model), dtype=np.float32)
-        logits = np.zeros(library.rwkv_get_logits_len(model), dtype=np.float32)
-        library.rwkv_init_state(model, state.ctypes.data)
-        for token in tokens:
-            assert library.rwkv_eval(model, token, *[state.ctypes.data] * 2, logits.ctypes.data)
-        library.rwkv_free(model)
-        return torch.from_numpy(logits)
-
-    @torch.no_grad()
-    @pytest.mark.parametrize("generation", GENERATIONS)
-    def test_it_computes_what_we_compute(self, tmp_path: Path, library: ctypes.CDLL, generation: str) -> None:
-        tokens = [3, 5, 20, 7, 9, 1, 28]
-        checkpoints.save(wide_model(generation), tmp_path / "a.bin", format="rwkv.cpp")
-        override = {"group_norm_epsilon": 1e-5} if generation.startswith("5") else {}
-        ours = checkpoints.load(tmp_path / "a.bin", **override).model(torch.tensor([tokens]))[0][0, -1]
-        torch.testing.assert_close(ours, self.logits(library, tmp_path / "a.bin", tokens), rtol=0, atol=1e-5)
-
-    @pytest.mark.parametrize("generation", GENERATIONS)
-    @pytest.mark.parametrize("quantization", rwkv_cpp.QUANTISED)
-    def test_it_quantises_as_we_do(
-        self, tmp_path: Path, library: ctypes.CDLL, generation: str, quantization: str
-    ) -> None:
-        pytest.importorskip("gguf")
-        model = wide_model(generation)
-        checkpoints.save(model, tmp_path / "a.bin", format="rwkv.cpp")
-        names = (str(tmp_path / "a.bin"), str(tmp_path / "theirs.bin"), quantization.upper())
-        assert library.rwkv_quantize_model_file(*(name.encode() for name in names))
-        writers.write(tmp_path / "ours.bin", from_module(model), "rwkv.cpp", quantization)
-        assert (tmp_path / "ours.bin").read_bytes() == (tmp_path / "theirs.bin").read_bytes()

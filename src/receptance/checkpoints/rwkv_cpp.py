@@ -36,7 +36,7 @@ from receptance.models import RWKV4Config, RWKV5Config, RWKV6Config
 FORMAT = "rwkv.cpp"
 MAGIC = b"fmgg"  # 0x67676d66, "ggmf" backwards
 VERSIONS = (100, 101)
-MAX_TENSORS = 100_000
+MAX_TENSORS = 1 << 16
 MAX_NAME_BYTES = 255
 
 _HEADER = struct.Struct("<4s5I")
