@@ -61,7 +61,7 @@ _SCALARS = {
 _LENGTH = struct.Struct("<Q")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Array:
     """An array of the metadata: what it holds is read when somebody wants it."""
 
