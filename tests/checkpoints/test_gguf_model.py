@@ -26,6 +26,7 @@ from receptance.models import RWKV6, RWKV7, AnyModel, RWKV6Config, RWKV7Config
 from receptance.tokenizers import load_tokenizer
 from tests.checkpoints.files import assert_same_weights, random_model
 from tests.checkpoints.gguf_bytes import array, gguf, number, text, value
+from tests.checkpoints.test_gguf_layout import demands
 from tests.models.examples import example
 from tests.models.trained import assert_reads_as_expected
 
@@ -85,58 +86,6 @@ def rewritten(
         write()
     writer.close()
     return destination
-
-
-def demands(config: RWKV6Config | RWKV7Config) -> dict[str, tuple[int, ...]]:
-    """Return the tensors that llama.cpp's loader asks for, with the innermost size first."""
-    width, rows, wide = config.hidden_size, config.vocabulary_size, config.feed_forward_size
-    found: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (width, rows),
-        "output.weight": (width, rows),
-        **{
-            f"{name}.{part}": (width,)
-            for name in ("token_embd_norm", "output_norm")
-            for part in ("weight", "bias")
-        },
-    }
-    for layer in range(config.num_layers):
-        square = ["receptance", "key", "value", "output"]
-        block: dict[str, tuple[int, ...]] = {
-            "channel_mix_key.weight": (width, wide),
-            "channel_mix_value.weight": (wide, width),
-            "channel_mix_lerp_k.weight": (width,),
-            **{
-                f"{name}.{part}": (width,)
-                for name in ("attn_norm", "attn_norm_2", "time_mix_ln")
-                for part in ("weight", "bias")
-            },
-        }
-        if isinstance(config, RWKV6Config):
-            square.append("gate")
-            mix, decay, size = config.mix_rank, config.decay_rank, config.head_size
-            block |= {
-                "time_mix_w1.weight": (width, 5 * mix),
-                "time_mix_w2.weight": (mix, width, 5),
-                "time_mix_lerp_x.weight": (width,),
-                "time_mix_lerp_fused.weight": (width, 1, 1, 5),
-                "time_mix_first.weight": (size, width // size),
-                "time_mix_decay.weight": (width,),
-                "time_mix_decay_w1.weight": (width, decay),
-                "time_mix_decay_w2.weight": (decay, width),
-                "channel_mix_lerp_r.weight": (width,),
-                "channel_mix_receptance.weight": (width, width),
-            }
-        else:
-            ranks = {"w": config.decay_rank, "a": config.in_context_rank, "g": config.gate_rank}
-            ranks["v"] = config.value_rank if layer else config.in_context_rank
-            for letter, rank in ranks.items():
-                block[f"time_mix_{letter}1.weight"] = (width, rank)
-                block[f"time_mix_{letter}2.weight"] = (rank, width)
-            block |= {f"time_mix_{name}.weight": (width,) for name in ("w0", "a0", "v0", "k_k", "k_a", "r_k")}
-            block["time_mix_lerp_fused.weight"] = (width, 1, 1, 6)
-        block |= {f"time_mix_{name}.weight": (width, width) for name in square}
-        found |= {f"blk.{layer}.{name}": shape for name, shape in block.items()}
-    return found
 
 
 @pytest.mark.parametrize("generation", ["6", "7"])
