@@ -55,7 +55,7 @@ _CONVERT = "Give the folder that it is from, with its config.json, or the offici
 # The first one whose patterns are all found says what the tensors are.
 SIGNS = (
     Sign(
-        "an adapter (LoRA), not a whole model",
+        "a LoRA adapter or the like, not a whole model",
         (r"\.((init_)?lora_[AB]|disha|bone)$|\.lora_[AB]\.|\.lora\.[01]$",),
         advice="Give the model that it was trained on, and this file as its lora (--lora).",
     ),

@@ -73,7 +73,7 @@ def in_our_spelling(contents: Contents) -> Contents:
     )
 
 
-def alpha_of(adapter: Contents, given: float | None = None) -> float:
+def alpha_of(adapter: Contents, given: float | None = None) -> int | float:
     """Return the alpha that was given, or else that of the file; raises ConfigError where nothing says it."""
     claimed = adapter.metadata.get(ALPHA) if given is None else str(given)
     if claimed is None:
@@ -87,7 +87,7 @@ def alpha_of(adapter: Contents, given: float | None = None) -> float:
         alpha = math.nan
     if not math.isfinite(alpha):
         raise ConfigError(f"{adapter.path}: lora_alpha is {claimed!r}, but it must be a finite number.")
-    return alpha
+    return int(alpha) if alpha.is_integer() else alpha
 
 
 def merged(

@@ -78,7 +78,9 @@ def convert(
     if destination.exists():
         raise ConfigError(f"{destination} exists already. Remove it, or choose another destination.")
     if lora_alpha is not None:
-        before = replace(before, metadata={**before.metadata, lora.ALPHA: str(lora_alpha)})
+        before = replace(
+            before, metadata={**before.metadata, lora.ALPHA: str(lora.alpha_of(before, lora_alpha))}
+        )
     write(destination, before.weights, before.metadata)
     after = read(destination)
     if after is None or after.weights.keys() != before.weights.keys():

@@ -107,14 +107,13 @@ def write(folder: Path, adapter: Contents) -> None:
         if role not in ("lora_A", "lora_B"):
             raise ConfigError(f"{folder}: a LoRA of PEFT has no place for {name!r}.")
         ranks[module] = adapter.shape(f"{module}.lora_A", 2)[0]
-    alpha = lora.alpha_of(adapter)
     config = {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": None,
         "r": max(ranks.values()),
         "rank_pattern": {} if len(set(ranks.values())) == 1 else ranks,
-        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
+        "lora_alpha": lora.alpha_of(adapter),
         "use_rslora": adapter.metadata.get(lora.RANK_STABILISED) == "true",
         "target_modules": list(ranks),
         "lora_dropout": 0.0,
