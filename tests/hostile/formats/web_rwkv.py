@@ -18,17 +18,6 @@ from tests.hostile.formats.safetensors import borders, pack, read, unpack
 FILE = "model.st"
 GENERATIONS = ("4", "5.2", "6", "7")
 SHAPES: tuple[tuple[int, ...], ...] = ((), (0,), (5,), (2, 3), (4, 4, 4), (1,) * 5)
-    (),
-    (0,),
-    (1,),
-    (5,),
-    (1, 1),
-    (2, 3),
-    (16, 16),
-    (3, 16),
-    (4, 4, 4),
-    (1,) * 5,
-)
 
 
 @cache
