@@ -174,11 +174,12 @@ def test_texts_start_from_a_tuned_state_each_in_its_row(tmp_path: Path) -> None:
 
 def test_what_is_generated_starts_from_the_tuned_state(tmp_path: Path) -> None:
     model = RWKV7(RWKV7Config(vocabulary_size=256, num_layers=2, hidden_size=16, head_size=4))
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+            parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
     zero = model.initial_state(1)
-    state = replace(zero, wkv=torch.randn(zero.wkv.shape, generator=torch.Generator().manual_seed(1)))
+    state = replace(zero, wkv=5 * torch.randn(zero.wkv.shape, generator=generator))
     checkpoints.save(model, tmp_path / "model.safetensors", tokenizer="bytes")
     checkpoints.save_state(state, model.config, tmp_path / "state.pth")
     lm = load(tmp_path / "model", state=tmp_path / "state.pth")
