@@ -5,8 +5,8 @@ tensors follow, one behind the other: number of axes, length of the name, type, 
 numbers. All of it is little-endian, and nothing is aligned.
 
 The program stores the decays of RWKV-4 and 5, and the `time_first` of RWKV-5.0, as it uses them. They come
-back through logarithms: to the bit where they had 16 bits before, or else rounded (see `_computed`). Every
-other value comes back to the bit.
+back through logarithms: to the bit where they had 16 bits before, or else rounded (see `_computed`). All
+other values come back to the bit.
 
 The program runs RWKV-5 with a `group_norm_epsilon` of 1e-5, where the official code has 64e-5. No file says
 which; whoever wants the numbers of rwkv.cpp loads with `group_norm_epsilon=1e-5`.
@@ -36,7 +36,7 @@ from receptance.models import RWKV4Config, RWKV5Config, RWKV6Config
 FORMAT = "rwkv.cpp"
 MAGIC = b"fmgg"  # 0x67676d66, "ggmf" backwards
 VERSIONS = (100, 101)
-MAX_TENSORS = 1 << 16
+MAX_TENSORS = 1 << 15  # a thousand layers; the published models have two thousand tensors
 MAX_NAME_BYTES = 255
 
 _HEADER = struct.Struct("<4s5I")
@@ -63,10 +63,10 @@ def _computed(
 ) -> Change:
     """Return the change of values by a function, computed in float64 and rounded to float32 once.
 
-    On the way back, of all numbers that the function takes to the stored one, one of 16 bits is preferred:
-    published models are in bfloat16 or float16. Others come back as near as the rounding allows: the function
-    takes them to the same float32 again. `lowest` and `highest` are finite stand-ins for what it took to the
-    end of its range.
+    What comes back, the function takes to the same float32 again. Of the numbers that it does so with, one of
+    16 bits is preferred, since published models are in bfloat16 or float16. Any other x is off by at most
+    (1 + |x|) / 2^23 where exp(x) is stored, by (exp(-x) + |x|) / 2^23 where exp(-exp(x)) is: 5e-5 for x = -6.
+    `lowest` and `highest` are finite stand-ins for what the function took to the end of its range.
     """
 
     def to_foreign(values: Tensor) -> Tensor:
@@ -88,9 +88,8 @@ _EXP = _computed(torch.exp, torch.log, -104.0, math.inf)
 _EXP_MINUS_EXP = _computed(lambda x: (-x.exp()).exp(), lambda y: (-y.log()).log(), -17.5, 4.65)
 _BY_HEAD = reshaped((-1, 1, 1), (-1,))
 _COLUMNS = each(lambda tensor: tensor.unsqueeze(-1), lambda tensor: tensor.squeeze(-1))
-_ROWS = STACKED.then(
-    each(lambda tensor: tensor.squeeze(1), lambda tensor: tensor.unsqueeze(1))
-)  # of [1, 1, channel]
+# Vectors [1, 1, channel] as one [6, 1, channel].
+_ROWS = STACKED.then(each(lambda tensor: tensor.squeeze(1), lambda tensor: tensor.unsqueeze(1)))
 
 
 def _attention(changes: Mapping[str, Change]) -> list[Row]:
@@ -102,9 +101,7 @@ RWKV4_LAYOUT = Layout(_attention({"time_decay": _MINUS_EXP}))
 RWKV50_LAYOUT = Layout(
     _attention({"time_decay": _EXP_MINUS_EXP.then(_BY_HEAD), "time_first": _EXP.then(_BY_HEAD)})
 )
-RWKV52_LAYOUT = Layout(
-    _attention({"time_decay": _EXP_MINUS_EXP.then(_COLUMNS), "time_faaaa": _COLUMNS}),
-)
+RWKV52_LAYOUT = Layout(_attention({"time_decay": _EXP_MINUS_EXP.then(_COLUMNS), "time_faaaa": _COLUMNS}))
 RWKV7_LAYOUT = Layout(
     [
         *_attention(dict.fromkeys(_LOW_RANK, TRANSPOSED)),
