@@ -27,11 +27,13 @@ from receptance.errors import CheckpointError, ConfigError
 ALPHA = "lora_alpha"  # keys of the metadata
 RANK_STABILISED = "use_rslora"  # "true": divide by the root of the rank (arxiv.org/abs/2312.03732)
 
-_PART = re.compile(r"(?P<module>.+)\.(?P<role>lora_A|lora_B|init_lora_A|init_lora_B|disha)")
+# Dots match line breaks too, so that no name takes long.
+_PART = re.compile(r"(?P<module>.+)\.(?P<role>lora_A|lora_B|init_lora_A|init_lora_B|disha)", re.DOTALL)
 # As others spell it: weights that are wrapped themselves, PEFT, and web-rwkv, which transposes the first.
 _SPELLING = re.compile(
     r"(?P<module>.+?)(\.weight)?\."
-    r"(?P<role>(init_)?lora_[AB](?=(\.default)?(\.weight)?$)|disha$|miss_block$|lora\.[01]$)"
+    r"(?P<role>(init_)?lora_[AB](?=(\.default)?(\.weight)?$)|disha$|miss_block$|lora\.[01]$)",
+    re.DOTALL,
 )
 _ROLES = {"miss_block": "disha", "lora.0": "lora_A", "lora.1": "lora_B"}
 _REFUSED = {
@@ -43,8 +45,10 @@ _REFUSED = {
 
 def is_adapter(contents: Contents) -> bool:
     """Say whether a file holds parts of an adapter, in whichever spelling."""
-    patterns = (_SPELLING, *_REFUSED.values())
-    return any(pattern.search(name) for name in contents.weights for pattern in patterns)
+    return any(
+        _SPELLING.match(name) or any(pattern.search(name) for pattern in _REFUSED.values())
+        for name in contents.weights
+    )
 
 
 def in_our_spelling(contents: Contents) -> Contents:
@@ -61,7 +65,7 @@ def in_our_spelling(contents: Contents) -> Contents:
         match = _SPELLING.match(name)
         ours = f"{match['module']}.{_ROLES.get(match['role'], match['role'])}" if match else name
         if ours in named:
-            raise contents.wrong(name, f"is there twice, as {contents.name_in_file(in_file[ours])!r} too.")
+            raise contents.wrong(name, f"is there twice, as {contents.shown(in_file[ours])} too.")
         named[ours] = weight.map(_transposed) if name.endswith(".lora.0") else weight
         in_file[ours] = name
     if not any(_PART.fullmatch(name) for name in named):
@@ -86,7 +90,7 @@ def alpha_of(adapter: Contents, given: float | None = None) -> int | float:
     except ValueError:
         alpha = math.nan
     if not math.isfinite(alpha):
-        raise ConfigError(f"{adapter.path}: lora_alpha is {claimed!r}, but it must be a finite number.")
+        raise ConfigError(f"{adapter.path}: lora_alpha is {claimed[:80]!r}, but it must be a finite number.")
     return int(alpha) if alpha.is_integer() else alpha
 
 
@@ -115,7 +119,8 @@ def merged(
         name = next((name for name in (f"{module}.weight", module) if name in model.weights), None)
         if name is None:
             raise CheckpointError(
-                f"{adapter.path}: it is of another model: it changes {module!r}, unknown to {model.config}."
+                f"{adapter.path}: it is of another model: it changes {adapter.shown(module)}, unknown to "
+                f"{model.config}."
             )
         base, target = whole.get(name, model.weights[name]), dtype or model.weights[name].dtype
         wide = torch.promote_types(torch.promote_types(base.dtype, target), torch.float32)
@@ -203,9 +208,11 @@ def _terms(
     factor: Callable[[int], float],
 ) -> list[_Term]:
     """Return what an adapter adds to a weight of this shape."""
+    terms: list[_Term] = []
     if f"{module}.disha" in adapter.weights:
-        return [_repetition(adapter, f"{module}.disha", shape)]
-    terms: list[_Term] = [_product(adapter, f"{module}.lora", shape, factor)]
+        terms.append(_repetition(adapter, f"{module}.disha", shape))
+    if start is not None or not terms or {f"{module}.lora_A", f"{module}.lora_B"} & adapter.weights.keys():
+        terms.append(_product(adapter, f"{module}.lora", shape, factor))
     if start is not None:
         terms.append(_product(start, f"{module}.init_lora", shape, lambda rank: -1.0))
     return terms
@@ -217,7 +224,7 @@ def _product(
     a, b = f"{names}_A", f"{names}_B"
     (rank, columns), (rows, inner) = contents.shape(a, 2), contents.shape(b, 2)
     if rank != inner or rank == 0:
-        raise contents.wrong(b, f"is {(rows, inner)}, but {contents.name_in_file(a)!r} is {(rank, columns)}.")
+        raise contents.wrong(b, f"is {(rows, inner)}, but {contents.shown(a)} is {(rank, columns)}.")
     if (rows, columns) != shape:
         raise contents.wrong(
             a, f"is of another model: it is for {(rows, columns)}, but the weight is {shape}."

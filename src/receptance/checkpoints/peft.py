@@ -20,7 +20,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
 
-_MODULE = re.compile(r"(?P<module>.+?)(?P<part>\.(lora_[A-Za-z_]+|miss_block|bone_block)\b.*)")
+_MODULE = re.compile(r"(?P<module>.+?)(?P<part>\.(lora_|miss_block\b|bone_block\b).*)", re.DOTALL)
 _METHODS = ("LORA", "MISS")
 # What makes the trained model another one than W + alpha / r * B A, or than W + [D^T D^T ...].
 _SETTINGS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -63,10 +63,7 @@ def convert(
 
     place = hub.local_path(source, revision)
     if parts.read(place) is not None:
-        if replace(tuning, lora_alpha=None) != options.NO_TUNING or (to, dtype) != (None, None):
-            raise ConfigError(
-                f"{source} is a part of a model and stays as it is: leave out what would change it."
-            )
+        _require_as_it_is(source, replace(tuning, lora_alpha=None), to, dtype)
         _print_part(parts.convert(place, destination, lora_alpha=tuning.lora_alpha))
         return
     is_quantized = dtype is not None and dtype.startswith("q")
@@ -81,13 +78,23 @@ def convert(
             tuning=checkpoints.Tuning(**asdict(tuning)),
             report=report,
         )
+    _print_model(result)
+
+
+def _require_as_it_is(source: str, tuning: options.Tuning, *changes: str | None) -> None:
+    if tuning != options.NO_TUNING or any(changes):
+        raise ConfigError(
+            f"{source} is a part of a model and stays as it is: leave out what would change it."
+        )
+
+
+def _print_model(result: Conversion) -> None:
     print(terminal.harmless(f"{result.source.description} -> {result.destination.description}"))
     if result.tokenizer_file is not None:
         print(terminal.harmless(f"tokenizer: {result.tokenizer_file}"))
     print(f"{result.destination.empty().num_parameters:,} parameters, {_fidelity(result)}")
     print(f"largest difference of a logit: {result.largest_difference:.3g}")
-    for path, digest in (result.source_sha256 | result.destination_sha256).items():
-        print(terminal.harmless(f"{digest}  {path}"))  # as sha256sum prints them
+    _print_hashes(result.source_sha256 | result.destination_sha256)
 
 
 def _print_part(result: PartConversion) -> None:
@@ -96,8 +103,12 @@ def _print_part(result: PartConversion) -> None:
     print(f"{len(destination.weights)} tensors, read back equal to the bit")
     for key, value in result.lost.items():
         print(terminal.harmless(f"lost: {key} = {value}, for which the destination has no place"))
-    for path, digest in (result.source_sha256 | result.destination_sha256).items():
-        print(terminal.harmless(f"{digest}  {path}"))
+    _print_hashes(result.source_sha256 | result.destination_sha256)
+
+
+def _print_hashes(hashes: Mapping[Path, str]) -> None:
+    for path, digest in hashes.items():
+        print(terminal.harmless(f"{digest}  {path}"))  # as sha256sum prints them
 
 
 @contextmanager
