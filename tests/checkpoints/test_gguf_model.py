@@ -38,7 +38,7 @@ QUANTISED = ("receptance", "key", "value", "output", "gate")
 
 def wide(generation: str, **sizes: int) -> AnyModel:
     """Return a model whose rows are whole blocks, and in which every parameter matters."""
-    common = {"vocabulary_size": 40, "num_layers": 3, "hidden_size": 64, "head_size": 16, **sizes}
+    common = {"vocabulary_size": 40, "num_layers": 3, "hidden_size": 64, "head_size": 64, **sizes}
     model: AnyModel = RWKV6(RWKV6Config(**common)) if generation == "6" else RWKV7(RWKV7Config(**common))
     generator = torch.Generator().manual_seed(0)
     model.initialise(generator)
@@ -46,6 +46,14 @@ def wide(generation: str, **sizes: int) -> AnyModel:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
     return model.eval()
+
+
+def small(generation: str, dtype: torch.dtype = torch.float32) -> AnyModel:
+    """Return a model with a rank of its own for everything."""
+    if generation == "6":
+        return example("6", dtype)
+    ranks = {"decay_rank": 3, "in_context_rank": 4, "value_rank": 5, "gate_rank": 6}
+    return wide("7", vocabulary_size=29, **ranks).to(dtype)
 
 
 def logits(model: StoredModel) -> Tensor:
@@ -90,15 +98,16 @@ def rewritten(
 
 @pytest.mark.parametrize("generation", ["6", "7"])
 def test_the_package_finds_what_the_loader_of_llama_cpp_demands(tmp_path: Path, generation: str) -> None:
-    model = example(generation, torch.float32)
+    model = small(generation)
     checkpoints.save(model, tmp_path / "a.gguf", format="gguf")
     reader = package.GGUFReader(tmp_path / "a.gguf")
     assert {tensor.name: tuple(map(int, tensor.shape)) for tensor in reader.tensors} == demands(model.config)
     assert {tensor.tensor_type for tensor in reader.tensors} == {package.GGMLQuantizationType.F32}
     found = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
     sizes = {
-        "context_length": 1 << 20, "embedding_length": 16, "block_count": 3, "attention.head_count": 0,
-        "wkv.head_size": 4, "token_shift_count": 2, "attention.layer_norm_epsilon": pytest.approx(1e-5),
+        "context_length": 1 << 20, "embedding_length": model.config.hidden_size, "block_count": 3,
+        "attention.head_count": 0, "wkv.head_size": model.config.head_size, "token_shift_count": 2,
+        "attention.layer_norm_epsilon": pytest.approx(1e-5),
         "feed_forward_length": model.config.feed_forward_size,
         **({"time_mix_extra_dim": 3, "time_decay_extra_dim": 5, "rescale_every_n_layers": 0}
         if generation == "6" else {
@@ -134,7 +143,7 @@ def test_the_tiny_models_keep_every_bit_and_every_logit(tmp_path: Path, shared: 
 @settings(max_examples=20, deadline=None)
 @given(
     generation=st.sampled_from(["6", "7"]),
-    heads=st.integers(1, 3),
+    heads=st.integers(1, 2),
     ranks=st.tuples(*[st.integers(1, 9)] * 4),
     sizes=st.fixed_dictionaries(
         {
@@ -159,7 +168,12 @@ def test_any_sizes_come_back_to_the_bit(
         if generation == "6"
         else ("decay_rank", "in_context_rank", "value_rank", "gate_rank")
     )
-    sizes = sizes | dict(zip(names, ranks, strict=False)) | {"hidden_size": heads * sizes["head_size"]}
+    head_size = sizes["head_size"] if generation == "6" else 64
+    sizes = (
+        sizes
+        | dict(zip(names, ranks, strict=False))
+        | {"hidden_size": heads * head_size, "head_size": head_size}
+    )
     model = wide(generation, **sizes).cast_matrices(dtype)
     path = tmp_path_factory.mktemp("sizes") / "a.gguf"
     checkpoints.save(model, path, format="gguf")
@@ -198,15 +212,15 @@ def test_large_matrices_alone_are_quantised_and_mean_what_the_package_makes_of_t
 
 
 def test_rows_that_are_no_whole_blocks_stay_as_they_are(tmp_path: Path) -> None:
-    model = wide("7", hidden_size=48, feed_forward_size=64).cast_matrices(torch.bfloat16)
+    model = wide("7", feed_forward_size=48).cast_matrices(torch.bfloat16)
     found = written(tmp_path / "a.gguf", model, "q4_0")
     kinds = {
         tensor.name: tensor.tensor_type.name for tensor in package.GGUFReader(tmp_path / "a.gguf").tensors
     }
-    assert kinds["blk.1.time_mix_key.weight"] == "BF16"
-    assert kinds["blk.1.channel_mix_value.weight"] == "Q4_0"
+    assert kinds["blk.1.channel_mix_value.weight"] == "BF16"
+    assert kinds["blk.1.time_mix_key.weight"] == "Q4_0"
     assert torch.equal(
-        found.weights["blocks.1.att.key.weight"].read(), model.state_dict()["blocks.1.att.key.weight"]
+        found.weights["blocks.1.ffn.value.weight"].read(), model.state_dict()["blocks.1.ffn.value.weight"]
     )
 
 
@@ -241,7 +255,7 @@ def test_every_block_format_of_others_is_read(tmp_path: Path, kind: str) -> None
 
 @pytest.mark.parametrize("every", [1, 2])
 def test_what_is_halved_on_the_way_is_made_whole(tmp_path: Path, every: int) -> None:
-    model = example("6", torch.float32)
+    model = small("6")
     checkpoints.save(model, tmp_path / "a.gguf", format="gguf")
 
     def divided(name: str, data: np.ndarray, kind: Any) -> dict[str, tuple[np.ndarray, Any]]:
@@ -257,7 +271,7 @@ def test_what_is_halved_on_the_way_is_made_whole(tmp_path: Path, every: int) -> 
 
 @pytest.mark.parametrize(("generation", "letters"), [("6", "wkvrg"), ("7", "rwkvag")])
 def test_old_files_with_the_mixes_one_by_one_are_read(tmp_path: Path, generation: str, letters: str) -> None:
-    model = example(generation, torch.float32)
+    model = small(generation)
     checkpoints.save(model, tmp_path / "a.gguf", format="gguf")
 
     def separate(name: str, data: np.ndarray, kind: Any) -> dict[str, tuple[np.ndarray, Any]]:
@@ -274,7 +288,7 @@ def test_old_files_with_the_mixes_one_by_one_are_read(tmp_path: Path, generation
 
 
 def test_a_group_norm_epsilon_that_a_file_says_is_obeyed(tmp_path: Path) -> None:
-    checkpoints.save(example("7", torch.float32), tmp_path / "a.gguf", format="gguf")
+    checkpoints.save(small("7"), tmp_path / "a.gguf", format="gguf")
     path = rewritten(tmp_path / "a.gguf", tmp_path / "b.gguf", {"rwkv7.attention.group_norm_epsilon": 1e-5})
     config = checkpoints.load(path).model.config
     assert isinstance(config, RWKV7Config)
@@ -286,7 +300,7 @@ def test_name_and_licence_go_along_and_nothing_that_readers_rely_on(tmp_path: Pa
         "general.name": "mine", "general.license": "apache-2.0", "note": "x",
         "general.alignment": "1", "general.architecture": "llama", "general.file_type": "9",
     }  # fmt: skip
-    checkpoints.save(example("7", torch.float32), tmp_path / "a.gguf", format="gguf", metadata=metadata)
+    checkpoints.save(small("7"), tmp_path / "a.gguf", format="gguf", metadata=metadata)
     loaded = checkpoints.load(tmp_path / "a.gguf")
     assert loaded.metadata == {"general.name": "mine", "general.license": "apache-2.0"}
 
@@ -296,7 +310,7 @@ def test_a_model_of_world_carries_its_vocabulary(tmp_path: Path) -> None:
         world = load_tokenizer("world")
     except TokenizerError as error:
         pytest.skip(str(error))
-    model = wide("7", vocabulary_size=65536, hidden_size=8, head_size=8, num_layers=1)
+    model = wide("7", vocabulary_size=65536, num_layers=1)
     checkpoints.save(model, tmp_path / "a.gguf", format="gguf")
     metadata = gguf_file.read(tmp_path / "a.gguf").metadata  # the package needs seconds for such a vocabulary
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
@@ -339,10 +353,10 @@ def test_the_chat_template_writes_what_world_models_were_trained_on(tmp_path: Pa
         ({"rwkv7.wkv.head_size": 0}, r"'rwkv7\.wkv\.head_size' is 0"),
         ({"rwkv7.wkv.head_size": 2**32 - 1}, r"'rwkv7\.wkv\.head_size' is 4294967295"),
         ({"rwkv7.wkv.head_size": 4.0}, r"'rwkv7\.wkv\.head_size' is 4\.0"),
-        ({"rwkv7.wkv.head_size": 3}, r"'blk\.0\.time_mix_r_k\.weight' cannot be \(16,\)"),
+        ({"rwkv7.wkv.head_size": 3}, r"'blk\.0\.time_mix_r_k\.weight' cannot be \(64,\)"),
         ({"rwkv7.block_count": 4}, "num_layers = 4, but its tensors have 3"),
-        ({"rwkv7.embedding_length": 17}, "hidden_size = 17, but its tensors have 16"),
-        ({"rwkv7.embedding_length": "16"}, "hidden_size is '16', but it must be a finite int"),
+        ({"rwkv7.embedding_length": 65}, "hidden_size = 65, but its tensors have 64"),
+        ({"rwkv7.embedding_length": "64"}, "hidden_size is '64', but it must be a finite int"),
         ({"rwkv7.feed_forward_length": 65}, "feed_forward_size = 65"),
         ({"rwkv7.attention.gate_lora_rank": 7}, "gate_rank = 7, but its tensors have 6"),
         ({"rwkv7.attention.group_norm_epsilon": float("nan")}, "group_norm_epsilon is nan"),
@@ -351,7 +365,7 @@ def test_the_chat_template_writes_what_world_models_were_trained_on(tmp_path: Pa
     ],
 )
 def test_metadata_that_cannot_be_are_refused(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
-    checkpoints.save(example("7", torch.float32), tmp_path / "a.gguf", format="gguf")
+    checkpoints.save(small("7"), tmp_path / "a.gguf", format="gguf")
     path = rewritten(tmp_path / "a.gguf", tmp_path / "b.gguf", metadata)
     with pytest.raises(CheckpointError, match=message) as refusal:
         checkpoints.load(path)
@@ -360,14 +374,14 @@ def test_metadata_that_cannot_be_are_refused(tmp_path: Path, metadata: dict[str,
 
 @pytest.mark.parametrize("every", ["2", 2.0])
 def test_a_rescaling_that_is_no_number_is_refused(tmp_path: Path, every: object) -> None:
-    checkpoints.save(example("6", torch.float32), tmp_path / "a.gguf", format="gguf")
+    checkpoints.save(small("6"), tmp_path / "a.gguf", format="gguf")
     path = rewritten(tmp_path / "a.gguf", tmp_path / "b.gguf", {"rwkv6.rescale_every_n_layers": every})
     with pytest.raises(CheckpointError, match="rescale_every_n_layers' is"):
         checkpoints.load(path)
 
 
 def test_a_tensor_too_many_is_named_as_in_the_file(tmp_path: Path) -> None:
-    checkpoints.save(example("7", torch.float32), tmp_path / "a.gguf", format="gguf")
+    checkpoints.save(small("7"), tmp_path / "a.gguf", format="gguf")
 
     def another(name: str, data: np.ndarray, kind: Any) -> dict[str, tuple[np.ndarray, Any]]:
         return {name: (data, kind), "blk.0.ffn_up.weight": (data, kind)} if name == "output.weight" else {}
@@ -399,7 +413,7 @@ def test_a_file_without_a_model_is_refused(tmp_path: Path, metadata: dict[str, b
 
 
 def test_a_vocabulary_that_is_no_list_of_strings_is_no_vocabulary(tmp_path: Path) -> None:
-    checkpoints.save(example("7", torch.float32), tmp_path / "a.gguf", format="gguf")
+    checkpoints.save(small("7"), tmp_path / "a.gguf", format="gguf")
     path = rewritten(tmp_path / "a.gguf", tmp_path / "b.gguf", {"tokenizer.ggml.tokens": "a"})
     assert checkpoints.load(path).tokenizer is None
     assert gguf_model.vocabulary_file(path) is None
@@ -414,14 +428,16 @@ def test_generations_that_llama_cpp_lacks_are_refused(tmp_path: Path, generation
 
 
 def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path: Path) -> None:
-    stored = from_module(example("7", torch.float32))
+    stored = from_module(small("7"))
     unusual = replace(stored, config=replace(stored.config, group_norm_epsilon=1e-5))
     with pytest.raises(
         ConfigError, match=r"group_norm_epsilon is 1e-05, but llama\.cpp computes with 0\.00064"
     ):
         gguf_model.write(tmp_path / "a.gguf", unusual)
+    with pytest.raises(ConfigError, match=r"head_size is 32, but llama\.cpp computes RWKV-7 in steps of 64"):
+        gguf_model.write(tmp_path / "a.gguf", from_module(wide("7", head_size=32)))
     with pytest.raises(ConfigError, match="the matrices are in float64"):
-        gguf_model.write(tmp_path / "a.gguf", from_module(example("7", torch.float64)))
+        gguf_model.write(tmp_path / "a.gguf", from_module(small("7", torch.float64)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -430,11 +446,11 @@ def test_without_the_package_the_error_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ConfigError, match=r"pip install 'receptance\[gguf\]'"):
-        gguf_model.write(tmp_path / "a.gguf", from_module(example("7", torch.float32)))
+        gguf_model.write(tmp_path / "a.gguf", from_module(small("7")))
 
 
 def test_a_weight_that_is_not_finite_leaves_nothing_behind(tmp_path: Path) -> None:
-    model = example("7", torch.float32)
+    model = small("7")
     with torch.no_grad():
         model.get_parameter("blocks.1.att.k_k")[3] = float("nan")
     with pytest.raises(CheckpointError, match=r"'blocks\.1\.att\.k_k' holds nan at \[3\]"):

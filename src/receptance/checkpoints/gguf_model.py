@@ -51,6 +51,7 @@ _RESCALE = "rescale_every_n_layers"
 _TOKENS = "tokenizer.ggml.tokens"
 _CONTEXT_LENGTH = 1 << 20  # what llama.cpp's converter says of RWKV, which has no limit
 _LARGEST_HEAD = 1 << 16
+_HEAD_STEP = 64  # of its kernel on processors with AVX-512, the widest
 
 # llama.cpp takes its own template by the name in the first line; whoever knows Jinja reads the rest.
 CHAT_TEMPLATE = """\
@@ -231,6 +232,11 @@ def _require_runnable(path: Path, model: StoredModel) -> RWKV6Config | RWKV7Conf
         raise ConfigError(
             f"{path}: group_norm_epsilon is {config.group_norm_epsilon}, but llama.cpp computes with "
             f"{GROUP_NORM_EPSILON} whatever a file says. Save in another format."
+        )
+    if isinstance(config, RWKV7Config) and config.head_size % _HEAD_STEP:
+        raise ConfigError(
+            f"{path}: head_size is {config.head_size}, but llama.cpp computes RWKV-7 in steps of "
+            f"{_HEAD_STEP} channels and would go past the end of smaller heads. Save in another format."
         )
     if model.dtype == torch.float64:
         raise ConfigError(
