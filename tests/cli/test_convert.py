@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import inspect
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from receptance import checkpoints
-from receptance.cli.convert import convert
+from receptance.checkpoints.contents import FLOAT_DTYPES
+from receptance.checkpoints.writers import WRITERS
+from receptance.cli.convert import Dtype, Format, convert
 from receptance.cli.main import main
 from tests.checkpoints.adapters import random_lora, saved
 from tests.checkpoints.files import assert_same_weights, random_model
@@ -98,3 +101,10 @@ def test_an_adapter_alone_is_converted_as_it_is(tmp_path: Path, capsys: pytest.C
     for option in (["--dtype", "bfloat16"], ["--format", "pth"], ["--state", "zero"]):
         assert main(["convert", str(source), str(tmp_path / "d.pth"), *option]) == 1
         assert "is a part of a model and stays as it is" in capsys.readouterr().err
+
+
+def test_the_options_offer_all_that_can_be_written() -> None:
+    assert get_args(Format) == tuple(WRITERS)
+    quantizations = {name for writer in WRITERS.values() for name in writer.quantized}
+    floats = {str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES}
+    assert set(get_args(Dtype)) == quantizations | floats

@@ -52,7 +52,7 @@ def compare(
     if shapes[0] != shapes[1]:
         raise CheckpointError(f"{other.path}: it holds {other.config} and not {one.config}.")
     tokens = fixed_tokens(one.config.vocabulary_size) if tokens is None else tokens
-    ours, theirs = logits(one, tokens), logits(other, tokens)
+    ours, theirs = (logits(model, tokens, common_dtype(one, other)) for model in (one, other))
     settings = [asdict(model.config) for model in (one, other)]
     return Comparison(
         num_weights=len(one.weights),
@@ -89,13 +89,15 @@ def _largest_difference(one: Tensor, other: Tensor) -> float:
 
 
 @torch.inference_mode()
-def logits(stored: StoredModel, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time vocabulary"]:
-    """Return the logits over some tokens, in float64.
+def logits(
+    stored: StoredModel, tokens: Int[Tensor, "batch time"], dtype: torch.dtype | None = None
+) -> Float[Tensor, "batch time vocabulary"]:
+    """Return the logits over some tokens of the model in a number format, or in its own.
 
     Each part of a layer is read when its turn comes and forgotten afterwards, so that a model larger than the
     memory runs too.
     """
-    stored = stored.cast(stored.dtype)
+    stored = stored.cast(dtype or stored.dtype)
     model = stored.empty().eval()
     names = {module: f"{name}." for name, module in model.named_modules()}
 
@@ -118,6 +120,11 @@ def logits(stored: StoredModel, tokens: Int[Tensor, "batch time"]) -> Float[Tens
         part.register_forward_hook(forget)
     found: Tensor = model(tokens, start)[0]
     return found.double()
+
+
+def common_dtype(one: StoredModel, other: StoredModel) -> torch.dtype:
+    """Return the number format to run both in, so that only what the files hold makes a difference."""
+    return torch.promote_types(one.dtype, other.dtype)
 
 
 def fixed_tokens(vocabulary_size: int) -> Int[Tensor, "batch time"]:

@@ -27,7 +27,7 @@ class Conversion:
     """What was converted, and how far the results are apart.
 
     unequal             for each weight that the format could not keep to the bit, the largest difference
-    largest_difference  of any logit over a few fixed tokens: what dtype and format cost, or rounding alone
+    largest_difference  of any logit over a few fixed tokens, both models running in one number format
     source_sha256       of each file with weights, as destination_sha256
     tokenizer_file      the vocabulary that was put beside the destination
     """
@@ -78,29 +78,38 @@ def convert(
     if vocabulary is not None:
         atomic.write_bytes(*vocabulary)
     after = open_model(destination)
-    if after.config != wanted.config:
-        raise CheckpointError(f"{after.path}: it holds {after.config} and not {wanted.config}.")
-    if after.tuned_state.keys() != wanted.tuned_state.keys():
-        raise CheckpointError(f"{after.path}: its tuned initial state is not what was written.")
+    _require_same_settings(wanted, after)
     unequal = comparison.unequal_weights(_watched(wanted, "comparing weights", report), after)
     if unequal and quantization is None and wanted.config.generation not in writer.rounds:
         raise CheckpointError(
             f"{after.path}: {next(iter(unequal))!r} is not what was written. Is the disk damaged?"
         )
-    tokens = comparison.fixed_tokens(before.config.vocabulary_size)
-    ours, theirs = (
-        comparison.logits(_watched(model, f"running the {name}", report), tokens)
-        for model, name in ((before, "source"), (after, "result"))
-    )
     return Conversion(
         source=before,
         destination=after,
         unequal=unequal,
-        largest_difference=float((ours - theirs).abs().max()),
+        largest_difference=_largest_difference(before, after, report),
         source_sha256=sha256(before.files),
         destination_sha256=sha256(after.files),
         tokenizer_file=None if vocabulary is None else vocabulary[0],
     )
+
+
+def _require_same_settings(wanted: StoredModel, after: StoredModel) -> None:
+    if after.config != wanted.config:
+        raise CheckpointError(f"{after.path}: it holds {after.config} and not {wanted.config}.")
+    if after.tuned_state.keys() != wanted.tuned_state.keys():
+        raise CheckpointError(f"{after.path}: its tuned initial state is not what was written.")
+
+
+def _largest_difference(before: StoredModel, after: StoredModel, report: Report) -> float:
+    tokens = comparison.fixed_tokens(before.config.vocabulary_size)
+    dtype = comparison.common_dtype(before, after)
+    ours, theirs = (
+        comparison.logits(_watched(model, f"running the {name}", report), tokens, dtype)
+        for model, name in ((before, "source"), (after, "result"))
+    )
+    return float((ours - theirs).abs().max())
 
 
 def _watched(model: StoredModel, stage: str, report: Report) -> StoredModel:

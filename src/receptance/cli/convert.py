@@ -19,24 +19,26 @@ from receptance.errors import ConfigError
 if TYPE_CHECKING:
     from receptance.checkpoints import Conversion, PartConversion
 
+Format = Literal["receptance", "pth", "transformers", "transformers-native", "gguf", "rwkv.cpp", "web-rwkv"]
+Dtype = Literal["float32", "bfloat16", "float16", "float64", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+
 
 def convert(
     source: options.Model,
     destination: Path,
     /,
     *,
-    to: Annotated[
-        Literal["receptance", "pth", "transformers", "transformers-native"] | None, Parameter(name="--format")
-    ] = None,
+    to: Annotated[Format | None, Parameter(name="--format")] = None,
     revision: options.Revision = None,
-    dtype: Literal["float32", "bfloat16", "float16", "float64", "q8_0", "q4_0"] | None = None,
+    dtype: Dtype | None = None,
     tuning: options.Tuning = options.NO_TUNING,
 ) -> None:
-    """Write a model in another format: ours, the official .pth or a folder of Hugging Face transformers.
+    """Write a model in another format; neither of the two is ever whole in memory.
 
-    What was written is loaded again and must hold the same numbers to the bit; then both models read a few
-    fixed tokens, and the largest difference of their logits is printed, with the SHA-256 of each file. The
-    tokenizer's file goes along. With --lora and --state, what was trained on top of the model goes into it.
+    What was written is read again and must hold the same numbers to the bit, where the format can; then both
+    models read a few fixed tokens, and the largest difference of their logits is printed, with the SHA-256 of
+    each file. The tokenizer's file goes along. With --lora and --state, what was trained on top of the model
+    goes into it.
 
     An adapter or a tuned state alone becomes a .pth or .safetensors file, a LoRA also a folder of PEFT.
 
@@ -45,14 +47,16 @@ def convert(
     source
         A checkpoint: a file, a folder or a name on a hub.
     destination
-        A .safetensors file (our format), a .pth file or a folder that does not exist yet (transformers).
+        What does not exist yet: a .safetensors (our format), .pth, .gguf, .bin (rwkv.cpp) or .st file
+        (web-rwkv), or a folder: of transformers for RWKV-4, of flash-linear-attention for RWKV-6 and 7.
     to
-        The format, where the destination's name does not tell it.
+        The format, where the destination's name does not tell it. transformers-native is the folder of
+        RWKV-7 without code of its own.
     revision
         Branch, tag or commit of a model on a hub; its main branch where none is given.
     dtype
-        Number format of the matrices; that of the source where none is given. Vectors stay float32. Formats
-        that hold quantised matrices know q8_0 and q4_0 too.
+        Number format of the matrices; that of the source where none is given. Vectors stay float32. The
+        last five are for gguf and rwkv.cpp.
     tuning
         What was trained on top of the source and is to go into the destination.
     """
