@@ -321,9 +321,25 @@ def test_a_model_of_world_carries_its_vocabulary(tmp_path: Path) -> None:
     assert metadata["tokenizer.ggml.eot_token_id"] == 261
     assert "rwkv-world" in str(metadata["tokenizer.chat_template"])
     assert checkpoints.load(tmp_path / "a.gguf").tokenizer == "rwkv_vocab_v20230424"
-    file = world.save(tmp_path)
-    assert file is not None
-    assert gguf_model.vocabulary_file(tmp_path / "a.gguf") == file.read_bytes().replace(b"\r\n", b"\n")
+
+
+def test_the_vocabulary_in_a_file_goes_along_where_no_other_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        world = load_tokenizer("world")
+    except TokenizerError as error:
+        pytest.skip(str(error))
+    model = wide("7", vocabulary_size=65536, num_layers=1)
+    checkpoints.save(model, tmp_path / "a.gguf", format="gguf")
+    monkeypatch.setattr("receptance.tokenizers.load._PACKAGES", ())  # as if none of them were installed
+    with pytest.raises(TokenizerError):
+        load_tokenizer("world")
+    (tmp_path / "new").mkdir()
+    result = checkpoints.convert(tmp_path / "a.gguf", tmp_path / "new" / "a.safetensors")
+    assert result.tokenizer_file == tmp_path / "new" / "rwkv_vocab_v20230424.txt"
+    assert result.destination.tokenizer == "rwkv_vocab_v20230424"
+    assert load_tokenizer(result.tokenizer_file).encode("你好") == world.encode("你好")
 
 
 def test_the_chat_template_writes_what_world_models_were_trained_on(tmp_path: Path) -> None:
@@ -416,7 +432,7 @@ def test_a_vocabulary_that_is_no_list_of_strings_is_no_vocabulary(tmp_path: Path
     checkpoints.save(small("7"), tmp_path / "a.gguf", format="gguf")
     path = rewritten(tmp_path / "a.gguf", tmp_path / "b.gguf", {"tokenizer.ggml.tokens": "a"})
     assert checkpoints.load(path).tokenizer is None
-    assert gguf_model.vocabulary_file(path) is None
+    assert gguf_model.embedded_tokenizer(path) is None
 
 
 @pytest.mark.parametrize("generation", ["4", "5.2"])

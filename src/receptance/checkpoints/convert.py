@@ -11,13 +11,13 @@ from tempfile import TemporaryDirectory
 import torch
 
 from receptance import atomic
-from receptance.checkpoints import comparison, huggingface, writers
+from receptance.checkpoints import comparison, gguf_model, huggingface, writers
 from receptance.checkpoints.load import open_model
 from receptance.checkpoints.stored_model import StoredModel
 from receptance.checkpoints.tuning import NONE, Tuning
 from receptance.checkpoints.writers import FormatName
 from receptance.errors import CheckpointError, ConfigError, TokenizerError
-from receptance.tokenizers import find_tokenizer
+from receptance.tokenizers import Tokenizer, find_tokenizer
 
 Report = Callable[[str, int, int], None]  # what is being done, bytes done of it, bytes in all
 
@@ -126,9 +126,8 @@ def _watched(model: StoredModel, stage: str, report: Report) -> StoredModel:
 
 def _vocabulary(model: StoredModel, destination: Path, format_name: FormatName) -> tuple[Path, bytes] | None:
     """Return the vocabulary file that belongs beside the destination, and what it holds, if there is one."""
-    try:
-        tokenizer = find_tokenizer(model.path, model.tokenizer, model.config.vocabulary_size)
-    except TokenizerError:
+    tokenizer = _tokenizer(model)
+    if tokenizer is None:
         return None  # the weights can be converted without
     with TemporaryDirectory() as folder:
         file = tokenizer.save(Path(folder))
@@ -141,6 +140,13 @@ def _vocabulary(model: StoredModel, destination: Path, format_name: FormatName) 
     if place.is_file() and place.read_bytes() != content:
         raise ConfigError(f"{place} is not the tokenizer of {model.path}. Choose another destination.")
     return place, content
+
+
+def _tokenizer(model: StoredModel) -> Tokenizer | None:
+    try:
+        return find_tokenizer(model.path, model.tokenizer, model.config.vocabulary_size)
+    except TokenizerError:
+        return gguf_model.embedded_tokenizer(model.path) if model.format == gguf_model.FORMAT else None
 
 
 def sha256(files: Iterable[Path]) -> dict[Path, str]:

@@ -82,14 +82,13 @@ def read(path: Path) -> Contents:
     architecture = _architecture(path, file)
     config = _config(path, file, architecture)
     names = layout(architecture, int(str(config["head_size"])))
-    strings = _strings(file)
     return Contents(
         path=path,
         format=FORMAT,
         weights=_unscaled(path, file, names.to_official(path, file.weights)),
         files=(path,),
         config=config,
-        tokenizer=gguf_vocabulary.tokenizer_name(strings) if strings else None,
+        tokenizer=gguf_vocabulary.tokenizer_name(_strings(file)),
         metadata={key: value for key, value in _general(file.metadata).items() if isinstance(value, str)},
         name_in_file=names.foreign_name,
     )
@@ -177,10 +176,12 @@ def _multiplied(name: str, weight: Weight, every: int) -> Weight:
     return Weight(weight.shape, weight.dtype, lambda: weight.read() * factor)
 
 
-def vocabulary_file(path: Path) -> bytes | None:
-    """Return the vocabulary of RWKV that a GGUF file holds, as a file in World's format; None without one."""
+def embedded_tokenizer(path: Path) -> Tokenizer | None:
+    """Return World's tokenizer where it is in a GGUF file; None where another one is, or none."""
     strings = _strings(gguf_file.read(path))
-    return gguf_vocabulary.world_file(strings) if strings else None
+    if gguf_vocabulary.tokenizer_name(strings) != world.NAME:
+        return None
+    return world.WorldTokenizer(gguf_vocabulary.world_file(strings), Path(world.FILE))
 
 
 def write(path: Path, model: StoredModel, quantization: str | None = None) -> None:
