@@ -166,7 +166,9 @@ _WRITTEN: Settings = {
 
 
 def _epsilon7(settings: Settings) -> dict[str, object]:
-    return {"group_norm_epsilon": LAYER_NORM_EPSILON * whole_number(settings, "head_dim", 64)}
+    heads = whole_number(settings, "num_heads", 0)
+    by_number = whole_number(settings, "hidden_size", 0) // heads if heads else 64
+    return {"group_norm_epsilon": LAYER_NORM_EPSILON * whole_number(settings, "head_dim", by_number)}
 
 
 def _settings7(config: RWKV7Config, dtype: str) -> dict[str, object]:
