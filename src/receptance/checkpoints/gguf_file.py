@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from receptance.checkpoints import mapped_file
 from receptance.checkpoints.contents import Weight
 from receptance.checkpoints.ggml_blocks import BLOCK_FORMATS
 from receptance.errors import CheckpointError
@@ -101,14 +101,16 @@ def read(path: Path) -> GGUFFile:
     size = path.stat().st_size
     if size < 24:
         raise CheckpointError(f"{path}: a GGUF file begins with 24 bytes of header, but this one has {size}.")
-    data = np.memmap(path, dtype=np.uint8, mode="c")  # private: what is written into it stays in memory
-    scanner = _Scanner(path, data.data)
+    data = mapped_file.read(path)
+    scanner = _Scanner(path, data)
     num_tensors, num_keys = _header(scanner)
     metadata = _metadata(scanner, num_keys)
     entries = [_entry(scanner) for _ in range(num_tensors)]
     alignment = _alignment(path, metadata)
     begin = _aligned(scanner.position, alignment)
-    return GGUFFile(metadata, _weights(path, torch.from_numpy(data), begin, alignment, entries))
+    return GGUFFile(
+        metadata, _weights(path, torch.frombuffer(data, dtype=torch.uint8), begin, alignment, entries)
+    )
 
 
 @dataclass(frozen=True)

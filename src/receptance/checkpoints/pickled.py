@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from receptance import atomic
-from receptance.checkpoints import torch_archive, torch_pickle
+from receptance.checkpoints import mapped_file, torch_archive, torch_pickle
 from receptance.checkpoints.contents import Contents, Weight, weights
 from receptance.checkpoints.names import published_shape, wrapper_prefix
 from receptance.checkpoints.safetensors_file import MAX_AXES
@@ -50,8 +50,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     state = torch_pickle.read(path, _content(path, members["data.pkl"]))
     places = _checked_places(path, state)
     _check_records(path, places, members)
-    # Mapped privately: a later change in place copies the page, and the file stays as it is.
-    whole = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    whole = torch.frombuffer(mapped_file.read(path), dtype=torch.uint8)
     return {name: _tensor(place, whole.untyped_storage(), members) for name, place in places.items()}
 
 

@@ -15,7 +15,6 @@ which; whoever wants the numbers of rwkv.cpp loads with `group_norm_epsilon=1e-5
 from __future__ import annotations
 
 import math
-import mmap
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from receptance import atomic
+from receptance.checkpoints import mapped_file
 from receptance.checkpoints.contents import Contents, Weight
 from receptance.checkpoints.ggml_blocks import BLOCK_FORMATS, BlockFormat
 from receptance.checkpoints.layout import STACKED, TRANSPOSED, Change, Layout, Row, each, reshaped, valued
@@ -131,9 +131,7 @@ def read(path: Path) -> Contents:
     """
     if path.stat().st_size < _HEADER.size:
         raise CheckpointError(f"{path}: it has {path.stat().st_size} bytes, but its header {_HEADER.size}.")
-    with path.open("rb") as file:
-        # A later change in place copies the page: the file stays as it is.
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    data = mapped_file.read(path)
     magic, version, vocabulary, channels, layers, number = _HEADER.unpack_from(data)
     if magic != MAGIC or version not in VERSIONS:
         raise CheckpointError(
@@ -166,7 +164,7 @@ def _layout_of(names: Collection[str]) -> Layout:
     return RWKV4_LAYOUT
 
 
-def _tensors(path: Path, data: mmap.mmap, version: int) -> dict[str, Weight]:
+def _tensors(path: Path, data: memoryview, version: int) -> dict[str, Weight]:
     found: dict[str, Weight] = {}
     place = _HEADER.size
     while place < len(data):
@@ -179,7 +177,7 @@ def _tensors(path: Path, data: mmap.mmap, version: int) -> dict[str, Weight]:
     return found
 
 
-def _tensor(path: Path, data: mmap.mmap, begin: int, version: int) -> tuple[str, Weight, int]:
+def _tensor(path: Path, data: memoryview, begin: int, version: int) -> tuple[str, Weight, int]:
     """Return the name of the tensor at a byte, its weight, and the byte after it."""
 
     def require(end: int, what: str) -> int:
@@ -199,7 +197,7 @@ def _tensor(path: Path, data: mmap.mmap, begin: int, version: int) -> tuple[str,
     start = require(sizes + 4 * num_axes + name_bytes, f"the tensor at byte {begin:,}")
     shape = struct.unpack_from(f"<{num_axes}I", data, sizes)[::-1]
     try:
-        name = data[start - name_bytes : start].decode()
+        name = bytes(data[start - name_bytes : start]).decode()
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path}: the name of the tensor at byte {begin:,} is not UTF-8.") from error
     kind = _check_type(path, repr(name), version, number)
@@ -210,7 +208,7 @@ def _tensor(path: Path, data: mmap.mmap, begin: int, version: int) -> tuple[str,
     except ValueError as error:
         raise CheckpointError(f"{path}: {name!r} cannot be {shape}: {error}.") from error
     end = require(start + size, f"{name!r} of shape {shape}")
-    numbers = memoryview(data)[start:end]
+    numbers = data[start:end]
     if isinstance(kind, torch.dtype):
         return name, Weight(shape, kind, lambda: torch.frombuffer(numbers, dtype=kind).reshape(shape)), end
     return name, Weight(shape, torch.float32, lambda: kind.dequantise(numbers, shape)), end

@@ -1,4 +1,4 @@
-"""Safetensors files: read by the library after a check that can say what is wrong, written reproducibly.
+"""Safetensors files: mapped after a check that can say what is wrong, written reproducibly.
 
 The file is eight bytes with the length of the header, the header (JSON: name -> dtype, shape, place), and the
 data without gaps (github.com/huggingface/safetensors).
@@ -11,13 +11,14 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from receptance import atomic
+from receptance.checkpoints import mapped_file
 from receptance.checkpoints.contents import Weight, weights
 from receptance.errors import CheckpointError, ConfigError
 
@@ -48,12 +49,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     header = _read_header(path)
     metadata = _check_metadata(path, header.pop("__metadata__", {}))
-    _check_places(path, {name: _check_entry(path, name, entry) for name, entry in header.items()})
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in header}, metadata
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: the safetensors library refuses it: {error}") from error
+    entries = {name: _check_entry(path, name, entry) for name, entry in header.items()}
+    data = mapped_file.read(path)[_check_places(path, entries) :]
+    return {name: entry.tensor(data) for name, entry in entries.items()}, metadata
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -135,8 +133,23 @@ def _check_metadata(path: Path, metadata: object) -> dict[str, str]:
     return metadata
 
 
-def _check_entry(path: Path, name: str, entry: object) -> tuple[int, int]:
-    """Return where a tensor's data begin and end, if what the header says about it agrees with itself."""
+@dataclass(frozen=True)
+class _Entry:
+    """What the header says of a tensor; its data begin and end at these bytes of the data."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    def tensor(self, data: memoryview) -> Tensor:
+        if self.begin == self.end:
+            return torch.empty(self.shape, dtype=self.dtype)
+        return torch.frombuffer(data[self.begin : self.end], dtype=self.dtype).reshape(self.shape)
+
+
+def _check_entry(path: Path, name: str, entry: object) -> _Entry:
+    """Return what the header says of a tensor, if it agrees with itself."""
     match entry:
         case {"dtype": str(spelling), "shape": [*shape], "data_offsets": [begin, end]} if len(
             shape
@@ -154,14 +167,15 @@ def _check_entry(path: Path, name: str, entry: object) -> tuple[int, int]:
             f"{path}: {name!r} of shape {tuple(shape)} in {spelling} needs {needed:,} bytes, but the header "
             f"gives it {end - begin:,} (data bytes {begin:,} to {end:,})."
         )
-    return begin, end
+    return _Entry(DTYPES[spelling], tuple(shape), begin, end)
 
 
-def _check_places(path: Path, places: dict[str, tuple[int, int]]) -> None:
-    """Check that the tensors fill the data of the file, one behind the other."""
+def _check_places(path: Path, entries: dict[str, _Entry]) -> int:
+    """Return where the data begin, if the tensors fill them, one behind the other."""
     with path.open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
     size = path.stat().st_size
+    places = {name: (entry.begin, entry.end) for name, entry in entries.items()}
     ordered = sorted(places.items(), key=lambda item: item[1])
     for (_, (_, before)), (name, (begin, _)) in itertools.pairwise([("", (0, 0)), *ordered]):
         if begin != before:
@@ -173,3 +187,4 @@ def _check_places(path: Path, places: dict[str, tuple[int, int]]) -> None:
         raise CheckpointError(
             f"{path}: {name!r} ends at byte {start + end:,}, but the file has {size:,} bytes: {problem}."
         )
+    return start
