@@ -24,6 +24,17 @@ def shared() -> Path:
     return SHARED
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests recorded with `record_property("figure", ...)`."""
+    reports = (report for reports in terminalreporter.stats.values() for report in reports)
+    properties = (pair for report in reports for pair in getattr(report, "user_properties", ()))
+    figures = [str(value) for name, value in properties if name == "figure"]
+    if figures:
+        terminalreporter.section("figures")
+        for figure in sorted(set(figures)):
+            terminalreporter.line(figure)
+
+
 @pytest.fixture
 def shapes_unchecked() -> Iterator[None]:
     """Do not check shapes meanwhile: torch's compiler cannot follow the checker."""

@@ -62,7 +62,8 @@ def _stack(tensors: Sequence[Tensor]) -> Tensor:
 
 
 SAME = each(lambda tensor: tensor, lambda tensor: tensor)
-TRANSPOSED = each(lambda tensor: tensor.mT, lambda tensor: tensor.mT)  # the last two axes
+# Of the last two axes; unlike `mT`, an error where there are fewer, not a warning.
+TRANSPOSED = each(lambda tensor: tensor.transpose(-2, -1), lambda tensor: tensor.transpose(-2, -1))
 STACKED = Change(_stack, torch.unbind)  # vectors as the rows of a matrix
 
 

@@ -1,0 +1,1 @@
+"""One module a format: valid files, and attacks that only this format knows."""
