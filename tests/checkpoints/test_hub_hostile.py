@@ -57,6 +57,7 @@ def watch(event, arguments):
                     did.append(f"{event} {os.fsdecode(path)!r}")
 
 checkpoints.load(hub.local_path("org/warm"))  # which imports all that is needed
+"".encode("unicode_escape")  # and the codec that errors about odd names are written with
 sys.addaudithook(watch)
 for name in json.load(sys.stdin):
     did = []
