@@ -8,6 +8,9 @@
 #include "threads.h"
 
 using receptance::CrossEntropy;
+using receptance::Format;
+using receptance::Inputs;
+using receptance::Matrix;
 using receptance::MatrixRecurrence;
 using receptance::Type;
 using receptance::Wkv4Backward;
@@ -99,5 +102,28 @@ RECEPTANCE_EXPORT void receptance_cross_entropy(int type, void *logits, const st
     scratch.resize((vocabulary + lanes - 1) / lanes * lanes);
     const std::int64_t end = (index + 1) * piece < tokens ? (index + 1) * piece : tokens;
     for (std::int64_t token = index * piece; token < end; ++token) kernel(args, token, scratch.data());
+  });
+}
+
+// The bytes of a packed matrix.
+RECEPTANCE_EXPORT std::int64_t receptance_packed_bytes(int format, std::int64_t rows, std::int64_t columns) {
+  return receptance::panels_of(rows) * receptance::panel_bytes(static_cast<Format>(format), columns);
+}
+
+// y [token, row] = x [token, column] times the packed matrix.
+RECEPTANCE_EXPORT void receptance_multiply(int format, const void *panels, std::int64_t rows, std::int64_t columns,
+                                           const float *x, std::int64_t tokens, float *y, int threads) {
+  const Matrix matrix{static_cast<Format>(format), panels, rows, columns};
+  const std::int64_t groups = receptance::groups_of(columns), padded = groups * receptance::GROUP_COLUMNS;
+  std::vector<std::uint16_t> halves(tokens * padded);
+  std::vector<std::int8_t> rounded(tokens * padded);
+  std::vector<float> scales(tokens * groups);
+  std::vector<std::int32_t> sums(tokens * groups);
+  const Inputs inputs{tokens, columns, x, halves.data(), rounded.data(), scales.data(), sums.data()};
+  receptance::kernels().prepare(matrix.format, inputs, 0, tokens);
+  const std::int64_t panels_count = receptance::panels_of(rows);
+  const std::int64_t pieces = threads < panels_count ? threads : panels_count;
+  receptance::for_each(threads, pieces, [&](std::int64_t i) {
+    receptance::kernels().multiply(matrix, inputs, y, rows, i * panels_count / pieces, (i + 1) * panels_count / pieces);
   });
 }

@@ -11,6 +11,8 @@
 
 #include <cstdint>
 
+#include "packed.h"
+
 namespace receptance {
 
 constexpr int WKV4_BLOCK = 16;           // tokens from one checkpoint to the next
@@ -91,6 +93,11 @@ struct Table {
   void (*wkv7)(const MatrixRecurrence &, std::int64_t head);
   // One token. The scratch holds the vocabulary rounded up to a multiple of CROSS_ENTROPY_LANES.
   void (*cross_entropy)(const CrossEntropy &, std::int64_t token, float *scratch);
+  // Fill what matrices in this format read of the inputs of the tokens begin to end, beside x.
+  void (*prepare)(Format, const Inputs &, std::int64_t begin, std::int64_t end);
+  // y[token * y_stride + row] for every token and for the rows of the panels begin to end.
+  void (*multiply)(const Matrix &, const Inputs &, float *y, std::int64_t y_stride, std::int64_t begin,
+                   std::int64_t end);
 };
 
 }  // namespace receptance
