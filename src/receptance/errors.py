@@ -9,9 +9,18 @@ ReceptanceError
 └── TrainingError      a run that cannot go on, such as a loss that is not finite
 """
 
+LONGEST_TEXT = 2000  # characters
+
 
 class ReceptanceError(Exception):
-    """The root of all errors raised on purpose; the command line prints its text without a traceback."""
+    """The root of all errors raised on purpose; the command line prints its text without a traceback.
+
+    Texts quote names and numbers from files of strangers. So what could command a terminal is written as an
+    escape, and a text that is too long loses its middle.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(_printable(text))
 
 
 class ConfigError(ReceptanceError, ValueError):
@@ -36,3 +45,20 @@ class KernelError(ReceptanceError):
 
 class TrainingError(ReceptanceError):
     """A run that cannot go on, such as a loss that is not finite."""
+
+
+def _printable(text: str) -> str:
+    text = _shortened(text)  # before and after, because an escape is longer than what it stands for
+    return _shortened(
+        "".join(
+            character
+            if character.isprintable() or character == "\n"
+            else character.encode("unicode_escape").decode("ascii")
+            for character in text
+        )
+    )
+
+
+def _shortened(text: str) -> str:
+    half = LONGEST_TEXT // 2 - 2
+    return text if len(text) <= LONGEST_TEXT else f"{text[:half]} … {text[-half:]}"

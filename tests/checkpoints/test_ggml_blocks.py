@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receptance.checkpoints.ggml_blocks import BLOCK_FORMATS
+from receptance.errors import ConfigError
 
 FORMATS = pytest.mark.parametrize("name", BLOCK_FORMATS)
 
@@ -48,6 +50,30 @@ def test_what_ggml_quantised_reads_back(name: str) -> None:
     found = BLOCK_FORMATS[name].dequantise(packed.tobytes(), values.shape).numpy()
     assert np.array_equal(found, gguf.quants.dequantize(packed, kind))
     assert np.abs(found - values).max() < 0.3
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
+def test_what_is_written_is_rounded_as_ggml_does(name: str) -> None:
+    gguf = pytest.importorskip("gguf")
+    values = torch.randn(300, 1024, generator=torch.Generator().manual_seed(0))  # more than one piece
+    written = b"".join(BLOCK_FORMATS[name].quantise(values))
+    assert written == gguf.quants.quantize(values.numpy(), gguf.GGMLQuantizationType[name]).tobytes()
+    halves = values[:2].to(torch.float16)
+    assert b"".join(BLOCK_FORMATS[name].quantise(halves)) == b"".join(
+        BLOCK_FORMATS[name].quantise(halves.float())
+    )
+
+
+def test_a_format_that_ggmls_package_only_reads_is_not_written() -> None:
+    pytest.importorskip("gguf")
+    with pytest.raises(ConfigError, match="the package 'gguf' cannot write Q4_K"):
+        list(BLOCK_FORMATS["Q4_K"].quantise(torch.zeros(1, 256)))
+
+
+def test_without_ggmls_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ConfigError, match=r"writing Q8_0 needs .* pip install 'receptance\[gguf\]'"):
+        list(BLOCK_FORMATS["Q8_0"].quantise(torch.zeros(1, 32)))
 
 
 def f16(*numbers: float) -> bytes:
@@ -110,3 +136,31 @@ def test_sizes_that_cannot_be_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="needs"):
         block.dequantise(bytes(6 * block.bytes_per_block - 1), (3, 2 * size))
     assert block.dequantise(b"", (0, size)).shape == (0, size)
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
+@pytest.mark.parametrize("value", [0.0, 1e-44, -1e-38, 3e-5, 65504.0])
+def test_quantised_values_are_finite_however_small_or_large(name: str, value: float) -> None:
+    pytest.importorskip("gguf")
+    values = torch.linspace(-value, value, 64).reshape(2, 32)
+    packed = b"".join(bytes(piece) for piece in BLOCK_FORMATS[name].quantise(values))
+    found = BLOCK_FORMATS[name].dequantise(packed, (2, 32))
+    assert float((found - values).abs().max()) <= value / 7 + 1e-7
+
+
+def test_values_beyond_the_scales_are_refused() -> None:
+    pytest.importorskip("gguf")
+    with pytest.raises(ConfigError, match=r"values up to 7e\+04, too large for the float16 scales of Q4_0"):
+        list(BLOCK_FORMATS["Q4_0"].quantise(torch.full((1, 32), -7e4)))
+
+
+def test_without_the_package_nothing_is_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ConfigError, match=r"pip install 'receptance\[gguf\]'"):
+        list(BLOCK_FORMATS["Q4_0"].quantise(torch.zeros(1, 32)))
+
+
+def test_what_the_package_only_reads_is_refused() -> None:
+    pytest.importorskip("gguf")
+    with pytest.raises(ConfigError, match="cannot write Q6_K"):
+        list(BLOCK_FORMATS["Q6_K"].quantise(torch.zeros(1, 256)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from receptance.checkpoints.contents import Weight, weights
-from receptance.checkpoints.huggingface import RWKV4_LAYOUT
+from receptance.checkpoints.huggingface_rwkv import SPELLED as RWKV4_LAYOUT
 from receptance.checkpoints.layout import STACKED, TRANSPOSED, Layout, Row, reshaped
 from receptance.errors import CheckpointError
 from tests.checkpoints.files import random_model
@@ -90,6 +90,14 @@ def test_a_name_that_no_table_knows_stays_as_it_is(name: str) -> None:
     unknown = weights({f"{name}?": torch.zeros(1)})
     assert LAYOUT.to_official(FILE, unknown).keys() == unknown.keys()
     assert LAYOUT.to_foreign(unknown).keys() == unknown.keys()
+
+
+def test_a_row_may_be_of_one_layer_alone() -> None:
+    layout = Layout([Row("blocks.0.ln0.bias", "norm.bias"), Row("blocks.{}.ln1.bias", "layers.{}.norm.bias")])
+    names = {"blocks.0.ln0.bias": "norm.bias", "blocks.0.ln1.bias": "layers.0.norm.bias"}
+    assert [layout.foreign_name(name) for name in names] == list(names.values())
+    foreign = weights({name: torch.zeros(1) for name in names.values()})
+    assert list(layout.to_official(FILE, foreign)) == list(names)
 
 
 def test_every_weight_of_rwkv4_has_a_name_in_transformers_and_comes_back() -> None:

@@ -121,7 +121,7 @@ def _vocabulary(model: StoredModel, destination: Path, format_name: FormatName) 
         if file is None:
             return None
         content = file.read_bytes()
-    if format_name == "transformers":
+    if not writers.WRITERS[format_name].suffix:  # a folder
         return destination / (huggingface.TOKENIZER_FILE if file.suffix == ".json" else file.name), content
     place = destination.parent / file.name
     if place.is_file() and place.read_bytes() != content:

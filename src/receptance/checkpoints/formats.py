@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from receptance.checkpoints import huggingface, pickled, single_file
+from receptance.checkpoints import huggingface, pickled, sharded, single_file
 from receptance.checkpoints.contents import Contents
 from receptance.errors import CheckpointError
 
@@ -32,7 +32,7 @@ def read(path: str | Path) -> Contents:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     contents = _read_file(path, head)
-    if any(name.startswith("rwkv.embeddings.") for name in contents.weights):
+    if huggingface.is_spoken([contents.name_in_file(name) for name in contents.weights]):
         return huggingface.read(path.parent)
     return contents
 
@@ -52,6 +52,8 @@ def _read_folder(folder: Path) -> Contents:
     own = folder / "model.safetensors"
     if own.is_file():
         return read(own)
+    if sharded.index_of(folder).is_file():
+        return sharded.read_official(folder)
     raise CheckpointError(
         f"{folder}: there is neither {own.name} nor the {huggingface.CONFIG_FILE} of transformers. "
         "Give the file with the weights itself."

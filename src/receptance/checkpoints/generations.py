@@ -50,7 +50,7 @@ class Sign:
     advice: str = "It is research; receptance reads RWKV-4, 5, 6 and 7."
 
 
-_CONVERT = "Give the official .pth file that it was made from."
+_CONVERT = "Give the folder that it is from, with its config.json, or the official .pth file."
 
 # The first one whose patterns are all found says what the tensors are.
 SIGNS = (
@@ -64,6 +64,10 @@ SIGNS = (
     Sign("RWKV-7b (DeepEmbed attention)", (r"\.[rk]_k$", r"\.qkv\.")),
     Sign("RWKV-7a (DeepEmbed)", (r"\.[rk]_k$", r"\.s_emb\b")),
     Sign("DeepEmbed research", (r"\bs_emb\b",)),
+    Sign(
+        "RWKV in the place of another model's attention (RWKV6-Qwen2, ARWKV)",
+        (r"\.mlp\.gate_proj\.", r"\.(time_(maa|decay|faaaa)\w*|[rk]_k|[wav]0)$"),
+    ),
     Sign("RWKV-7 in the names of another program", (r"\.[rk]_k$", r"\.layers\."), advice=_CONVERT),
     Sign('RWKV-7 "Goose"', (r"\.[rk]_k$",), generation="7"),
     Sign("RWKV-6b or 6c research", (r"\.time_maa_rkvw_w1$",)),

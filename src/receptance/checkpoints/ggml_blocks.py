@@ -13,7 +13,7 @@ The layouts are those of github.com/ggml-org/ggml, `src/ggml-common.h`, little-e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from receptance.errors import ConfigError
 
 Blocks = npt.NDArray[np.void]  # [block] of a layout below
 Bytes = npt.NDArray[np.uint8]
@@ -63,12 +65,35 @@ class BlockFormat:
             )
         blocks = blocks.view(self.layout)
         values = np.empty((len(blocks), self.block_size), dtype=np.float32)
-        with np.errstate(
-            invalid="ignore", over="ignore"
-        ):  # whoever reads weights checks that they are finite
+        with np.errstate(invalid="ignore", over="ignore"):  # who reads weights checks that they are finite
             for begin in range(0, len(blocks), _PIECE):
                 values[begin : begin + _PIECE] = self.decode(blocks[begin : begin + _PIECE])
         return torch.from_numpy(values.reshape(tuple(shape)))
+
+    def quantise(self, values: Float[Tensor, "..."]) -> Iterator[memoryview]:
+        """Yield the bytes of a tensor whose rows are whole blocks, piece by piece, rounded as ggml does.
+
+        Its own package does it. Raises ConfigError where that is not installed or knows only to read, or a
+        value is too large for a scale in float16.
+        """
+        try:
+            from gguf import GGMLQuantizationType, quants
+        except ImportError as error:
+            raise ConfigError(
+                f"writing {self.name} needs the package 'gguf'. Install it: pip install 'receptance[gguf]'"
+            ) from error
+        largest = max(abs(float(bound)) for bound in torch.aminmax(values))
+        if largest > torch.finfo(torch.float16).max:
+            raise ConfigError(
+                f"a weight holds values up to {largest:.4g}, too large for the float16 scales of {self.name}."
+            )
+        for piece in torch.split(values.reshape(-1, self.block_size), _PIECE):
+            try:
+                with np.errstate(all="ignore"):  # of blocks so small that their scale is zero
+                    rounded: Bytes = quants.quantize(piece.float().numpy(), GGMLQuantizationType[self.name])
+            except NotImplementedError as error:
+                raise ConfigError(f"the package 'gguf' cannot write {self.name}.") from error
+            yield rounded.data
 
 
 def _layout(*fields: tuple[Any, ...]) -> np.dtype[np.void]:  # Any: numpy's own descriptions of fields

@@ -80,8 +80,8 @@ def local_path(name: str | Path, revision: str | None = None) -> Path:
     if wanted is None or _is_here(Path(name)):
         if revision is not None:
             raise ConfigError(
-                f"revision is {revision!r}, but {name} is a path on this disk, which has none. Leave "
-                "the revision out, or give the name of a model on a hub: ORG/NAME."
+                f"revision is {revision!r}, but only models on a hub have any, and {name} is taken for a "
+                "path on this disk. Leave the revision out, or give a name such as ORG/NAME."
             )
         return Path(name)
     if revision is not None:
@@ -199,13 +199,13 @@ def _advice(repository: HubName, models: Sequence[str]) -> str:
     """Say what can be asked of a repository."""
     if not models:
         return "it holds no model in a format that receptance knows."
-    if models == [_FOLDER]:
-        return f"its model is all of it: give {repository}."
+    if len(models) == 1:
+        return f"its model is {replace(repository, file=None if models == [_FOLDER] else models[0])}."
     # The date that most names hold puts the latest first.
     latest = sorted(models, key=lambda file: (_DATE.findall(file)[-1:], file), reverse=True)
     shown = ", ".join(latest[:_NUM_SHOWN]) + (", …" if len(latest) > _NUM_SHOWN else ".")
     form = replace(repository, file="FILE")
-    return f"of what it holds ({len(models)}) give one, as {form}, where FILE is one of: {shown}"
+    return f"it holds {len(models)} models. Say which one as {form}, where FILE is one of: {shown}"
 
 
 def _models(files: Collection[str], wanted: str | None) -> list[str]:
@@ -247,7 +247,10 @@ def _needed(model: str, files: Collection[str]) -> list[str]:
 
 @contextmanager
 def _harmless_answers(wanted: HubName) -> Iterator[None]:
-    """Refuse an answer that would make the library write outside its cache, before the library reads it."""
+    """Refuse an answer that would make the library write outside its cache, before the library reads it.
+
+    Not seen is what a client gets that the library makes anew while it repeats a request that nobody took.
+    """
     from huggingface_hub import get_session
 
     def check(response: Response) -> None:
@@ -288,7 +291,7 @@ def _explained(wanted: HubName, error: BaseException) -> CheckpointError:
                 "keeps it from being fetched. Unset that once."
             )
         case errors.GatedRepoError():
-            why = f"its owners hand it to those they let in. Ask them on {page}, then {_LOG_IN}."
+            why = f"its owners hand it only to those they let in. Ask them on {page}, then {_LOG_IN}."
         case errors.RepositoryNotFoundError():
             why = (
                 f"it is no path on this disk, and {hub} has no such model, or not for everyone. Check the "
@@ -310,5 +313,9 @@ def _explained(wanted: HubName, error: BaseException) -> CheckpointError:
 
 def _text(error: BaseException) -> str:
     """Return one line about an error of the library, fit for a terminal."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, HfHubHTTPError):
+        return f"HTTP {error.response.status_code}"
     line = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(".")
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)[:300]

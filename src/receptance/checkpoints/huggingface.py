@@ -1,198 +1,143 @@
-"""Folders of Hugging Face transformers (`RwkvForCausalLM`), in both directions.
+"""Folders of Hugging Face transformers, in both directions and in the dialects of several programs.
 
-Values are the same as in official files; only names and the config differ. A folder that transformers saved
-after running its model in eval mode holds divided weights (`rescale_every`), and nothing in it says so: let
-transformers save before it runs, or after `model.train()` and one forward pass.
+`config.json` says what kind of model it is, the weights lie in one file or in parts. Which program's words
+they are in is told by the type of the model and by the names of the tensors.
 """
 
 from __future__ import annotations
 
-import json
-from functools import partial
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from receptance import atomic
-from receptance.checkpoints import pickled, safetensors_file
-from receptance.checkpoints.contents import Contents, weights
-from receptance.checkpoints.layout import Layout, Row
-from receptance.checkpoints.names import published_shape
+from receptance.checkpoints import huggingface_fla, huggingface_native, huggingface_rwkv, json_file, sharded
+from receptance.checkpoints.contents import Contents, Weight, weights
+from receptance.checkpoints.dialect import Dialect, Settings
 from receptance.checkpoints.stored_model import StoredModel
 from receptance.errors import CheckpointError, ConfigError
-from receptance.models import RWKV4Config
 
 FORMAT = "transformers"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-MAX_JSON_BYTES = 50_000_000
-DEFAULT_CONTEXT_LENGTH = 1024  # of the published models; transformers refuses longer texts on a GPU
 
-# `RwkvForCausalLM` of transformers: other words for the same values, nothing is transposed.
-RWKV4_LAYOUT = Layout(
-    [
-        Row("emb.weight", "rwkv.embeddings.weight"),
-        *(
-            Row(f"blocks.{{}}.{ours}.{part}", f"rwkv.blocks.{{}}.{theirs}.{part}")
-            for ours, theirs in (("ln0", "pre_ln"), ("ln1", "ln1"), ("ln2", "ln2"))
-            for part in ("weight", "bias")
-        ),
-        *(
-            Row(f"blocks.{{}}.att.{name}", f"rwkv.blocks.{{}}.attention.{name}")
-            for name in ("time_decay", "time_first")
-        ),
-        *(
-            Row(f"blocks.{{}}.{ours}.time_mix_{word[0]}", f"rwkv.blocks.{{}}.{theirs}.time_mix_{word}")
-            for ours, theirs, words in (
-                ("att", "attention", ("key", "value", "receptance")),
-                ("ffn", "feed_forward", ("key", "receptance")),
-            )
-            for word in words
-        ),
-        *(
-            Row(f"blocks.{{}}.{ours}.{name}.weight", f"rwkv.blocks.{{}}.{theirs}.{name}.weight")
-            for ours, theirs, names in (
-                ("att", "attention", ("key", "value", "receptance", "output")),
-                ("ffn", "feed_forward", ("key", "receptance", "value")),
-            )
-            for name in names
-        ),
-        Row("ln_out.weight", "rwkv.ln_out.weight"),
-        Row("ln_out.bias", "rwkv.ln_out.bias"),
-    ]
+DIALECTS = (
+    huggingface_rwkv.RWKV4,
+    huggingface_rwkv.RWKV5,
+    huggingface_rwkv.RWKV6,
+    huggingface_fla.RWKV6,
+    huggingface_fla.RWKV7,
+    huggingface_fla.RWKV7_VERSION_1,
+    huggingface_native.NATIVE,
 )
+# What is written by default: that which an installed program runs today.
+_WRITTEN = (huggingface_rwkv.RWKV4, huggingface_fla.RWKV6, huggingface_fla.RWKV7)
 
-_FIELDS = {
-    "vocab_size": "vocabulary_size",
-    "num_hidden_layers": "num_layers",
-    "hidden_size": "hidden_size",
-    "attention_hidden_size": "attention_size",
-    "intermediate_size": "feed_forward_size",
-    "layer_norm_epsilon": "layer_norm_epsilon",
-}
+
+def is_spoken(names: Collection[str]) -> bool:
+    """Say whether tensors of these names come out of a folder in one of the dialects."""
+    return any(dialect.is_spoken(names) for dialect in DIALECTS)
 
 
 def read(folder: Path) -> Contents:
     """Return what a folder of transformers holds, under official names and without copying tensors.
 
-    Raises CheckpointError, naming the file and the tensor, when something is missing, damaged or not RWKV-4.
+    Raises CheckpointError, naming the file and the tensor, when something is missing, damaged, or no RWKV
+    whose function receptance computes.
     """
-    config_path = folder / CONFIG_FILE
-    if not config_path.is_file():
+    path = folder / CONFIG_FILE
+    if not path.is_file():
         raise CheckpointError(
             f"{folder}: there is no {CONFIG_FILE}, which transformers writes beside the weights."
         )
-    config = _read_json(config_path)
-    if config.get("model_type") != "rwkv":
+    settings = json_file.read(path)
+    dialects = _dialects_of(path, settings)
+    tensors, files = sharded.read(folder)
+    dialect = next((dialect for dialect in dialects if dialect.is_spoken(tensors)), None)
+    if dialect is None:
+        programs = " or ".join(dict.fromkeys(dialect.program for dialect in dialects))
+        some = ", ".join(repr(name)[:100] for name in sorted(tensors)[-3:]) or "none at all"
         raise CheckpointError(
-            f"{config_path}: model_type is {config.get('model_type')!r}, but of those of transformers this "
-            "version of receptance reads only 'rwkv' (RWKV-4)."
+            f"{path}: model_type is {dialects[0].model_type!r}, but the weights do not have the names of "
+            f"{programs}; they are {some} …"
         )
-    files = _weight_files(folder)
-    tensors = _read_weights(files)
-    if config.get("tie_word_embeddings") is True and "rwkv.embeddings.weight" in tensors:
+    layout = dialect.layout(settings)
+    official = layout.to_official(folder, weights(tensors))
+    if settings.get("tie_word_embeddings") is True and "emb.weight" in official:
         # Ours are two parameters, which training may take apart.
-        tensors.setdefault("head.weight", tensors["rwkv.embeddings.weight"].clone())
-    context_length = config.get("context_length")
+        official.setdefault("head.weight", official["emb.weight"].map(torch.clone))
+    context_length = settings.get("context_length")
     return Contents(
         path=folder,
         format=FORMAT,
-        weights=RWKV4_LAYOUT.to_official(folder, weights(tensors)),
+        weights=official,
         files=files,
-        config={ours: config[theirs] for theirs, ours in _FIELDS.items() if config.get(theirs) is not None},
+        config=dialect.understood(path, settings),
         tokenizer=TOKENIZER_FILE if (folder / TOKENIZER_FILE).is_file() else None,
         metadata={} if context_length is None else {"context_length": str(context_length)},
-        name_in_file=RWKV4_LAYOUT.foreign_name,
+        name_in_file=layout.foreign_name,
     )
 
 
-def write(folder: Path, model: StoredModel) -> None:
-    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, whole or not at all.
+def write(folder: Path, model: StoredModel, max_part_bytes: int = sharded.MAX_PART_BYTES) -> None:
+    """Write a folder for a program that can be installed: transformers, or flash-linear-attention.
 
-    Raises ConfigError when the folder has something in it, or transformers could not run the model.
+    `AutoModelForCausalLM.from_pretrained` loads it; for RWKV-6 and 7 `import fla` goes before. The folder is
+    written whole or not at all. Raises ConfigError when there is something in it, or the program could not
+    run the model.
     """
+    _write(folder, model, _WRITTEN, max_part_bytes)
+
+
+def write_native(folder: Path, model: StoredModel, max_part_bytes: int = sharded.MAX_PART_BYTES) -> None:
+    """Write a folder in the layout that is prepared for transformers itself; all else is as in `write`."""
+    _write(folder, model, (huggingface_native.NATIVE,), max_part_bytes)
+
+
+def _write(folder: Path, model: StoredModel, dialects: tuple[Dialect, ...], max_part_bytes: int) -> None:
     config = model.config
-    if not isinstance(config, RWKV4Config):
-        raise ConfigError(f"transformers has no model for RWKV-{config.generation}; it has one for RWKV-4.")
-    if config.attention_size != config.hidden_size:
+    dialect = next((dialect for dialect in dialects if dialect.generation == config.generation), None)
+    if dialect is None or dialect.settings is None:
+        known = ", ".join(f"RWKV-{dialect.generation} ({dialect.program})" for dialect in dialects)
         raise ConfigError(
-            f"attention_size is {config.attention_size} and hidden_size {config.hidden_size}, but "
-            "transformers runs only models where they are equal."
-        )
-    if config.num_layers == 1:
-        raise ConfigError(
-            "num_layers is 1, but transformers builds only models with more: it divides by zero."
+            f"{folder}: no program would run RWKV-{config.generation} from such a folder, but {known}."
         )
     dtype = model.weights["head.weight"].dtype
     context_length = model.metadata.get("context_length", "")
-    settings = {
-        "architectures": ["RwkvForCausalLM"],
-        "model_type": "rwkv",
-        **{theirs: getattr(config, ours) for theirs, ours in _FIELDS.items()},
-        "context_length": int(context_length) if context_length.isdecimal() else DEFAULT_CONTEXT_LENGTH,
-        # Halving the stream keeps float16 from overflowing; elsewhere it only costs accuracy.
-        "rescale_every": 6 if dtype == torch.float16 else 0,
+    settings: Settings = {
+        "model_type": dialect.model_type,
+        **dialect.settings(config, str(dtype).removeprefix("torch.")),
+        **({"context_length": int(context_length)} if context_length.isdecimal() else {}),
         "bos_token_id": 0,
         "eos_token_id": 0,
         "tie_word_embeddings": False,
         "use_cache": True,
-        "torch_dtype": str(dtype).removeprefix("torch."),
     }
-    named = RWKV4_LAYOUT.to_foreign(
-        {name: weight.map(partial(published_shape, name)) for name, weight in model.weights.items()}
-    )
+    unread = {name: _zeros(shape, dtype) for name, shape in dialect.unread(config).items()}
+    named = dialect.layout(settings).to_foreign({**model.weights, **unread})
     with atomic.write_folder(folder) as temporary:
-        safetensors_file.write_weights(temporary / WEIGHT_FILES[0], named, {"format": "pt"})
-        for name, content in (
-            (CONFIG_FILE, settings),
-            ("generation_config.json", {"bos_token_id": 0, "eos_token_id": 0}),
-        ):
-            (temporary / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        sharded.write(temporary, named, max_part_bytes)
+        json_file.write(temporary / CONFIG_FILE, settings)
+        json_file.write(temporary / "generation_config.json", {"bos_token_id": 0, "eos_token_id": 0})
 
 
-def _weight_files(folder: Path) -> tuple[Path, ...]:
-    """Return the files with the weights: one, or the parts that an index lists."""
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return (folder / name,)
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            return _parts(index)
-    raise CheckpointError(f"{folder}: there are no weights: none of {', '.join(WEIGHT_FILES)}, and no index.")
+def _dialects_of(path: Path, settings: Settings) -> list[Dialect]:
+    """Return those dialects that a model of this type can be in; there is at least one."""
+    model_type = settings.get("model_type")
+    found = [dialect for dialect in DIALECTS if dialect.model_type == model_type]
+    if found:
+        return found
+    known = ", ".join(sorted({repr(dialect.model_type) for dialect in DIALECTS}))
+    shown = repr(model_type)[:100]
+    relative = (
+        " It names a model of another kind with RWKV in the place of attention (RWKV6-Qwen2, ARWKV, hybrids)."
+        if isinstance(model_type, str) and re.search("rwkv", model_type)
+        else ""
+    )
+    raise CheckpointError(f"{path}: model_type is {shown}, but receptance reads {known}.{relative}")
 
 
-def _parts(index: Path) -> tuple[Path, ...]:
-    places = _read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise CheckpointError(f"{index}: 'weight_map' must give a file name for each tensor.")
-    names = sorted(set(places.values()))
-    for name in names:
-        if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
-            raise CheckpointError(f"{index}: {name!r} is not the name of a file in this folder.")
-        if not (index.parent / name).is_file():
-            raise CheckpointError(f"{index}: {name!r} is listed, but it is not there.")
-    return tuple(index.parent / name for name in names)
-
-
-def _read_weights(files: tuple[Path, ...]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for path in files:
-        part = pickled.read_tensors(path) if path.suffix == ".bin" else safetensors_file.read(path)[0]
-        for name in part.keys() & tensors.keys():
-            raise CheckpointError(f"{path}: {name!r} is in another part too.")
-        tensors |= part
-    return tensors
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise CheckpointError(f"{path}: it has more than {MAX_JSON_BYTES:,} bytes.")
-    try:
-        content = json.loads(path.read_bytes().decode())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: it is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: it is a JSON {type(content).__name__}, but it must be an object.")
-    return content
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Weight:
+    return Weight(shape, dtype, lambda: torch.zeros(shape, dtype=dtype))

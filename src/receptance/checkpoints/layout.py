@@ -93,6 +93,11 @@ class Layout:
         row, layer = _find(self._by_official, official)
         return _fill(row.foreign, layer) if row else official
 
+    def official_name(self, foreign: str) -> str:
+        """Return the official name of a foreign weight that is laid out alike; any other keeps its name."""
+        row, layer = _find(self._by_foreign, foreign)
+        return _fill(row.officials[0], layer) if row and row.change is SAME else foreign
+
     def to_official(self, path: Path, foreign: Mapping[str, Weight]) -> dict[str, Weight]:
         """Return the official weights that are in a file of the other program.
 
@@ -141,7 +146,9 @@ def _joined(parts: Sequence[Weight], change: Change) -> Weight:
 
 
 def _find(rows: Mapping[str, Row], name: str) -> tuple[Row | None, str]:
-    """Return the row of a name, and the number of the layer in it."""
+    """Return the row of a name, and the number of the layer in it; a row may be of one layer alone."""
+    if name in rows:
+        return rows[name], ""
     layer = _LAYER.search(name)
     return rows.get(_LAYER.sub("{}", name, count=1)), layer.group() if layer else ""
 

@@ -13,7 +13,7 @@ from receptance.checkpoints.generations import recognise
 from receptance.checkpoints.stored_model import StoredModel
 from receptance.errors import ConfigError
 
-FormatName = Literal["receptance", "pth", "transformers"]
+FormatName = Literal["receptance", "pth", "transformers", "transformers-native"]
 
 Write = Callable[[Path, StoredModel], None]
 
@@ -33,6 +33,7 @@ WRITERS: dict[FormatName, Writer] = {
     "receptance": Writer(write=single_file.write, suffix=".safetensors", says_config=True),
     "pth": Writer(write=pickled.write, suffix=".pth"),
     "transformers": Writer(write=huggingface.write, suffix="", says_config=True),
+    "transformers-native": Writer(write=huggingface.write_native, suffix="", says_config=True),
 }
 
 

@@ -23,7 +23,9 @@ def convert(
     destination: Path,
     /,
     *,
-    to: Annotated[Literal["receptance", "pth", "transformers"] | None, Parameter(name="--format")] = None,
+    to: Annotated[
+        Literal["receptance", "pth", "transformers", "transformers-native"] | None, Parameter(name="--format")
+    ] = None,
     revision: options.Revision = None,
     dtype: Literal["float32", "bfloat16", "float16", "float64", "q8_0", "q4_0"] | None = None,
 ) -> None:

@@ -2,7 +2,7 @@
 
 Within a chunk every token reads every earlier one, with the decays between the two multiplied up in full:
 these products are at most 1, so nothing overflows, and nothing is divided. The state then steps from chunk to
-chunk.
+chunk. The two operators lie in `wkv6_chunked` and `wkv7_chunked`; here is what they share.
 
 Axes here: batch, chunk, head, step (within the chunk), size. The last chunk is filled up with tokens of which
 everything is zero, which change nothing. Between the tokens of a chunk lie its boundaries 0, 1, ..., steps.
@@ -10,8 +10,7 @@ everything is zero, which change nothing. Between the tokens of a chunk lie its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,27 +21,31 @@ from receptance.kernels.matrix_operator import BLOCK
 
 CHUNK = 16  # tokens
 
-# (y, the state before each chunk and after the last), both with the axes above.
-Function = Callable[..., tuple[Tensor, list[Tensor]]]
+# From the inputs, cut into chunks, and the state: (y, the state before each chunk and after the last).
+Forward = Callable[..., tuple[Tensor, list[Tensor]]]
+# From these and the gradients of y and of the last state: the gradient of each by its name.
+Backward = Callable[..., dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class MatrixChunked:
-    """The two passes of one operator; the way back is autograd's, over the forward pass done again."""
+    """The two passes of one operator; the way back does the way there again and needs nothing kept of it."""
 
     inputs: str  # one letter each, as in MatrixOperator; the state follows
-    function: Function
+    chunks_forward: Forward
+    chunks_backward: Backward
 
     def forward(self, inputs: tuple[Tensor, ...], keep: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return (y, state, checkpoints), as `Passes` has it."""
-        y, states = self._run(*inputs)
-        state = inputs[-1]
+        v, state = inputs[self.inputs.index("v")], inputs[-1]
+        y, states = self.chunks_forward(**self._chunks(inputs))
+        y = _joined(y, like=v)
         if not keep:
-            return y, states[-1].clone(), state.new_empty(0)
+            return y, states[-1], state.new_empty(0)
         checkpoints = torch.stack(states[: -1 : BLOCK // CHUNK], dim=2)
         if "u" not in self.inputs:
             checkpoints = checkpoints.transpose(-1, -2)
-        return y, states[-1].clone(), checkpoints.contiguous()
+        return y, states[-1], checkpoints.contiguous()
 
     def backward(
         self,
@@ -51,42 +54,24 @@ class MatrixChunked:
         grad_y: Tensor | None,
         grad_state: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        """Return the gradient of each input; of what was kept, it needs nothing."""
-        with torch.enable_grad(), _seen_by_autograd():
-            leaves = [x.detach().requires_grad_() for x in inputs]
-            y, states = self._run(*leaves)
-            ends = [(y, grad_y), (states[-1], grad_state)]
-            wanted = [(end, grad) for end, grad in ends if grad is not None]
-            gradients = torch.autograd.grad(
-                [end for end, _ in wanted],
-                leaves,
-                [grad for _, grad in wanted],
-                materialize_grads=True,
-            )
-        return tuple(gradient.contiguous() for gradient in gradients)
+        """Return the gradient of each input."""
+        v, state = inputs[self.inputs.index("v")], inputs[-1]
+        gradients = self.chunks_backward(
+            **self._chunks(inputs),
+            grad_y=_chunks(torch.zeros_like(v) if grad_y is None else grad_y, state.dtype),
+            grad_state=torch.zeros_like(state) if grad_state is None else grad_state,
+        )
+        named = zip((*self.inputs, "state"), inputs, strict=True)
+        return tuple(
+            gradients[name] if name in {"u", "state"} else _joined(gradients[name], like=tensor)
+            for name, tensor in named
+        )
 
-    def _run(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _chunks(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
         *tensors, state = inputs
-        by_name = dict(zip(self.inputs, tensors, strict=True))
-        chunks = {name: _chunks(x, state.dtype) for name, x in by_name.items() if name != "u"}
-        if "u" in by_name:
-            chunks["u"] = by_name["u"].unsqueeze(1)
-        y, states = self.function(**chunks, state=state)
-        v = by_name["v"]
-        return y.transpose(2, 3).flatten(1, 2)[:, : v.shape[1]].to(v.dtype).contiguous(), states
-
-
-@contextmanager
-def _seen_by_autograd() -> Iterator[None]:
-    """Let autograd record inside an operator, below which torch switches it off.
-
-    Torch has no public way to ask for it: `torch.func.vjp` records there, but not under opcheck's modes.
-    """
-    off = torch._C._dispatch_tls_local_exclude_set()
-    for key in ("AutogradFunctionality", "AutogradOther", "AutogradNestedTensor", "ADInplaceOrView"):
-        off = off.remove(getattr(torch._C.DispatchKey, key))
-    with torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), off):
-        yield
+        named = zip(self.inputs, tensors, strict=True)
+        chunks = {name: x if name == "u" else _chunks(x, state.dtype) for name, x in named}
+        return {**chunks, "state": state}
 
 
 def _chunks(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -94,6 +79,11 @@ def _chunks(x: Tensor, dtype: torch.dtype) -> Tensor:
     steps = min(x.shape[1], CHUNK)
     padded = F.pad(x.to(dtype), (0, 0, 0, 0, 0, -x.shape[1] % steps))
     return padded.view(x.shape[0], -1, steps, *x.shape[2:]).transpose(2, 3)
+
+
+def _joined(x: Tensor, like: Tensor) -> Tensor:
+    """Undo `_chunks`, into the shape and dtype that there was."""
+    return x.transpose(2, 3).flatten(1, 2)[:, : like.shape[1]].to(like.dtype).contiguous()
 
 
 def fading(w: Tensor) -> Tensor:
@@ -111,51 +101,31 @@ def fading(w: Tensor) -> Tensor:
     return torch.exp(torch.where(earlier, between, -torch.inf))
 
 
+def fading_backward(grad_logarithm: Tensor) -> Tensor:
+    """Return the gradient of w from that of the logarithm of what `fading` returns.
+
+    It may be anything where that is zero. A decay has its share in all that goes from before to after it.
+    """
+    from_before = grad_logarithm.cumsum(-2)[..., 1:, :-1, :]
+    step = torch.arange(from_before.shape[-2], device=grad_logarithm.device)
+    return torch.where((step[:, None] >= step)[..., None], from_before, 0.0).sum(-3)
+
+
 def scores(seen_by: Tensor, keys: Tensor) -> Tensor:
     """Return how much each token takes from each, of `[..., to, from, size]` and `[..., from, size]`."""
     return (seen_by * keys.unsqueeze(-3)).sum(-1)
 
 
-def wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Compute WKV-6; symbols as in `receptance.kernels.wkv6`."""
-    fade = fading(w)
-    seen_by = fade[..., :-1, :, :] * r.unsqueeze(-2)
-    earlier = scores(seen_by[..., 1:, :], k)
-    itself = (r * u * k).sum(-1)
-    y = earlier @ v + itself.unsqueeze(-1) * v
-    added = (k * fade[..., -1, 1:, :]).transpose(-1, -2) @ v
-    kept = fade[..., -1, 0, :].unsqueeze(-1)
-    states = [state]
-    for a, c in zip(kept.unbind(1), added.unbind(1), strict=True):
-        states.append(torch.addcmul(c, a, states[-1]))
-    return y + seen_by[..., 0, :] @ torch.stack(states[:-1], dim=1), states
+def scores_backward(
+    fade: Tensor, readers: Tensor, keys: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Return the gradients of the readers, of each of their keys and of the logarithm of the fading.
 
-
-def wkv7(
-    r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor
-) -> tuple[Tensor, list[Tensor]]:
-    """Compute WKV-7; symbols as in `receptance.kernels.wkv7`.
-
-    What the memory holds at a before each token, s, depends on the s of the earlier tokens of the chunk: a
-    triangular system. It is solved once for what the chunk itself brings, and once for each key of the state
-    before the chunk, in which s is linear.
+    `gradients` are those of `scores(fade * readers.unsqueeze(-2), key)` for each key.
     """
-    fade = fading(w)
-    removed_by = fade[..., :-1, :, :] * a.unsqueeze(-2)
-    seen_by = fade[..., 1:, :, :] * r.unsqueeze(-2)
-    system = torch.eye(a.shape[-2], dtype=a.dtype, device=a.device) - scores(removed_by[..., 1:, :], b)
-    known = torch.cat([scores(removed_by[..., 1:, :], k) @ v, removed_by[..., 0, :]], dim=-1)
-    solved = torch.linalg.solve_triangular(system, known, upper=False, unitriangular=True)
-    s, by_state = solved.split([v.shape[-1], a.shape[-1]], dim=-1)
-
-    left = fade[..., -1, 1:, :]
-    added = v.transpose(-1, -2) @ (k * left) + s.transpose(-1, -2) @ (b * left)
-    moved = by_state.transpose(-1, -2) @ (b * left)
-    kept = fade[..., -1, 0, :].unsqueeze(-2)
-    states = [state]
-    for c, m, d in zip(added.unbind(1), moved.unbind(1), kept.unbind(1), strict=True):
-        states.append(c + states[-1] @ m + states[-1] * d)
-    before = torch.stack(states[:-1], dim=1).transpose(-1, -2)
-    s = s + by_state @ before
-    y = seen_by[..., 0, :] @ before + scores(seen_by[..., 1:, :], k) @ v + scores(seen_by[..., 1:, :], b) @ s
-    return y, states
+    seen_by = fade * readers.unsqueeze(-2)
+    grad_seen_by = torch.zeros_like(fade)
+    for gradient, key in zip(gradients, keys, strict=True):
+        grad_seen_by.addcmul_(gradient.unsqueeze(-1), key.unsqueeze(-3))
+    grad_keys = [(gradient.unsqueeze(-1) * seen_by).sum(-3) for gradient in gradients]
+    return (grad_seen_by * fade).sum(-2), grad_keys, grad_seen_by.mul_(seen_by)

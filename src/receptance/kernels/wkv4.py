@@ -8,6 +8,7 @@ The implementations: `native` (compiled, for the CPU), `scan` (torch, any device
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -81,14 +82,16 @@ def _sums_after(lengths: Tensor, k: Tensor, v: Tensor, w: Tensor, sums: Sums) ->
     a, b, p = sums
     batch, time, _ = k.shape
     check_lengths(lengths, batch, time)
+    padding = is_padding(lengths, time)[..., None]
     count = lengths.to(p.dtype)[:, None]
     age = count - 1 - torch.arange(time, dtype=p.dtype, device=p.device)
-    exponents = (k.to(p.dtype) + age[..., None] * w).masked_fill(
-        is_padding(lengths, time)[..., None], -torch.inf
-    )
+    exponents = (k.to(p.dtype) + age[..., None] * w).masked_fill(padding, -torch.inf)
     faded = p + count * w
     p_end = torch.maximum(faded, exponents.amax(1))
-    past, weights = torch.exp(faded - p_end), torch.exp(exponents - p_end[:, None])
+    # Many processors take long for an exponential that is too small for a normal number.
+    least = 1 + math.log(torch.finfo(p.dtype).tiny)
+    weights = torch.exp((exponents - p_end[:, None]).clamp_min(least)).masked_fill(padding, 0.0)
+    past = torch.exp(faded - p_end)
     return past * a + (weights * v.to(p.dtype)).sum(1), past * b + weights.sum(1), p_end
 
 

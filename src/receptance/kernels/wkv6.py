@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from receptance import native
-from receptance.kernels import matrix_chunked
+from receptance.kernels import wkv6_chunked
 from receptance.kernels.matrix_chunked import MatrixChunked
 from receptance.kernels.matrix_native import MatrixNative
 from receptance.kernels.matrix_operator import MatrixOperator
@@ -69,7 +69,7 @@ _OPERATOR = MatrixOperator(
     "wkv6",
     _INPUTS,
     "kw",
-    {"native": _NATIVE, "chunked": MatrixChunked(_INPUTS, matrix_chunked.wkv6)},
+    {"native": _NATIVE, "chunked": MatrixChunked(_INPUTS, wkv6_chunked.forward, wkv6_chunked.backward)},
     {"native": (_NATIVE.refuses, native.unavailable_reason)},
     reference,
 )

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from receptance import native
-from receptance.kernels import matrix_chunked
+from receptance.kernels import wkv7_chunked
 from receptance.kernels.matrix_chunked import MatrixChunked
 from receptance.kernels.matrix_native import MatrixNative
 from receptance.kernels.matrix_operator import MatrixOperator
@@ -71,7 +71,7 @@ _OPERATOR = MatrixOperator(
     "wkv7",
     _INPUTS,
     "wka",
-    {"native": _NATIVE, "chunked": MatrixChunked(_INPUTS, matrix_chunked.wkv7)},
+    {"native": _NATIVE, "chunked": MatrixChunked(_INPUTS, wkv7_chunked.forward, wkv7_chunked.backward)},
     {"native": (_NATIVE.refuses, native.unavailable_reason)},
     reference,
 )
