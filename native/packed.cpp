@@ -5,6 +5,7 @@
 
 #include "packed.h"
 
+#include "integers.h"
 #include "table.h"
 #include "vector.h"
 
@@ -13,20 +14,19 @@ namespace {
 
 constexpr int PARTS = PANEL_ROWS / LANES;  // vectors a panel is wide
 
-typedef std::int32_t Ints __attribute__((vector_size(4 * LANES)));
-
-// What a tile works on: `panels` is its first panel's place, `token` its first token.
+// What a tile works on: its first token, and its first panel with the distance to the next: a tile reads panels far from
+// each other, so that every one goes on where the one before ended, and the processor fetches ahead.
 struct Place {
   const Matrix &matrix;
   const Inputs &inputs;
   float *y;  // of the tile's first token and row
-  std::int64_t y_stride, token, panel;
+  std::int64_t y_stride, token, panel, distance;
 
   const char *panel_at(int p) const {
-    return static_cast<const char *>(matrix.panels) + (panel + p) * panel_bytes(matrix.format, matrix.columns);
+    return static_cast<const char *>(matrix.panels) + (panel + p * distance) * panel_bytes(matrix.format, matrix.columns);
   }
   int rows_of(int p) const {
-    const std::int64_t left = matrix.rows - (panel + p) * PANEL_ROWS;
+    const std::int64_t left = matrix.rows - (panel + p * distance) * PANEL_ROWS;
     return left < PANEL_ROWS ? static_cast<int>(left) : PANEL_ROWS;
   }
 };
@@ -40,7 +40,7 @@ struct Sums {
     for (int t = 0; t < TOKENS; ++t)
       for (int p = 0; p < PANELS; ++p)
         for (int i = 0; i < PARTS; ++i) {
-          float *to = place.y + t * place.y_stride + p * PANEL_ROWS + i * LANES;
+          float *to = place.y + t * place.y_stride + p * place.distance * PANEL_ROWS + i * LANES;
           const int left = place.rows_of(p) - i * LANES;
           if (left >= LANES)
             receptance::RECEPTANCE_LEVEL::store(x[t][p][i], to);
@@ -50,6 +50,8 @@ struct Sums {
   }
 };
 
+
+
 template <int TOKENS, int PANELS>
 void tile_float32(const Place &place) {
   Sums<TOKENS, PANELS> sums;
@@ -58,61 +60,75 @@ void tile_float32(const Place &place) {
   const float *panel[PANELS];
   for (int p = 0; p < PANELS; ++p) panel[p] = reinterpret_cast<const float *>(place.panel_at(p));
   for (std::int64_t c = 0; c < columns; ++c)
-    for (int p = 0; p < PANELS; ++p)
+    for (int p = 0; p < PANELS; ++p) {
       for (int i = 0; i < PARTS; ++i) {
         const Vector w = load(panel[p] + c * PANEL_ROWS + i * LANES);
         for (int t = 0; t < TOKENS; ++t) sums.x[t][p][i] += w * x[t * columns + c];
       }
+    }
   sums.store(place);
 }
 
+// Weights as they are, inputs as they are.
 template <int TOKENS, int PANELS>
 void tile_bfloat16(const Place &place) {
   Sums<TOKENS, PANELS> sums;
   const std::int64_t columns = place.matrix.columns;
   const float *x = place.inputs.x + place.token * columns;
-  const std::uint32_t *panel[PANELS];
-  for (int p = 0; p < PANELS; ++p) panel[p] = reinterpret_cast<const std::uint32_t *>(place.panel_at(p));
-  for (std::int64_t c = 0; c < columns; c += 2)
-    for (int p = 0; p < PANELS; ++p)
+  const char *panel[PANELS];
+  for (int p = 0; p < PANELS; ++p) panel[p] = place.panel_at(p);
+  const auto pair = [&](std::int64_t c, bool whole) {
+    for (int p = 0; p < PANELS; ++p) {
+      const char *line = panel[p] + c / 2 * 64;
       for (int i = 0; i < PARTS; ++i) {
-        Bits w;
-        __builtin_memcpy(&w, panel[p] + c / 2 * PANEL_ROWS + i * LANES, sizeof w);
+        const Bits w = reinterpret<Bits>(load_ints(line + i * 4 * LANES));
         const Vector even = reinterpret<Vector>(w << 16), odd = reinterpret<Vector>(w & 0xffff0000u);
         for (int t = 0; t < TOKENS; ++t) sums.x[t][p][i] += even * x[t * columns + c];
-        if (c + 1 < columns)
-          for (int t = 0; t < TOKENS; ++t) sums.x[t][p][i] += odd * x[t * columns + c + 1];
+        if (!whole) continue;
+        for (int t = 0; t < TOKENS; ++t) sums.x[t][p][i] += odd * x[t * columns + c + 1];
       }
+    }
+  };
+  const std::int64_t whole = columns / 2 * 2;
+  for (std::int64_t c = 0; c < whole; c += 2) pair(c, true);
+  if (whole < columns) pair(whole, false);
   sums.store(place);
 }
 
-// Each number of a group, as the integer that it is.
-inline int weight_at(Format format, const std::int8_t *group, int row, int column) {
-  if (format == Format::int8) return group[column / 4 * 64 + row * 4 + column % 4];
-  const int byte = static_cast<std::uint8_t>(group[column % 16 / 4 * 64 + row * 4 + column % 4]);
-  return (column < 16 ? byte & 15 : byte >> 4) - 8;
-}
-
+// The integers of a group times those of the inputs are summed exactly; the scales follow.
 template <Format FORMAT, int TOKENS, int PANELS>
 void tile_integers(const Place &place) {
+  constexpr bool is_int8 = FORMAT == Format::int8;
+  constexpr int lines = is_int8 ? 8 : 4, group_bytes = 2 * PANEL_ROWS + 64 * lines;
+  constexpr int offset = is_int8 ? WEIGHT_OFFSET : 8;
   Sums<TOKENS, PANELS> sums;
-  const std::int64_t groups = groups_of(place.matrix.columns);
-  const std::int64_t group_bytes = panel_bytes(FORMAT, GROUP_COLUMNS);
-  for (int p = 0; p < PANELS; ++p)
-    for (std::int64_t g = 0; g < groups; ++g) {
-      const char *group = place.panel_at(p) + g * group_bytes;
-      const auto *scales = reinterpret_cast<const bfloat16 *>(group);
-      const auto *weights = reinterpret_cast<const std::int8_t *>(group + 2 * PANEL_ROWS);
-      for (int t = 0; t < TOKENS; ++t) {
-        const std::int64_t at = (place.token + t) * groups + g;
-        const std::int8_t *x = place.inputs.rounded + at * GROUP_COLUMNS;
-        for (int i = 0; i < PARTS; ++i) {
-          Ints sum = {};
-          for (int row = 0; row < LANES; ++row)
-            for (int c = 0; c < GROUP_COLUMNS; ++c) sum[row] += weight_at(FORMAT, weights, row + i * LANES, c) * x[c];
-          const Vector scale = load(scales + i * LANES) * place.inputs.scales[at];
-          sums.x[t][p][i] += scale * __builtin_convertvector(sum, Vector);
+  const std::int64_t groups = groups_of(place.matrix.columns), first = place.token * groups;
+  const std::int8_t *rounded = place.inputs.rounded + first * GROUP_COLUMNS;
+  const float *scales = place.inputs.scales + first;
+  const std::int32_t *less = place.inputs.sums + first;
+  const char *panel[PANELS];
+  for (int p = 0; p < PANELS; ++p) panel[p] = place.panel_at(p);
+  for (std::int64_t g = 0; g < groups; ++g)
+    for (int p = 0; p < PANELS; ++p) {
+      const char *group = panel[p] + g * group_bytes;
+      for (int i = 0; i < PARTS; ++i) {
+        Ints sum[TOKENS];
+        for (int t = 0; t < TOKENS; ++t) sum[t] = all_ints(less + t * groups + g) * offset;
+        for (int line = 0; line < lines; ++line) {
+          const Ints w = load_ints(group + 2 * PANEL_ROWS + line * 64 + i * 4 * LANES);
+          for (int t = 0; t < TOKENS; ++t) {
+            const std::int8_t *x = rounded + (t * groups + g) * GROUP_COLUMNS + 4 * line;
+            if (is_int8) {
+              sum[t] = dot<true>(sum[t], w, all_ints(x));
+            } else {
+              sum[t] = dot<false>(sum[t], w & 0x0f0f0f0f, all_ints(x));
+              sum[t] = dot<false>(sum[t], w >> 4 & 0x0f0f0f0f, all_ints(x + GROUP_COLUMNS / 2));
+            }
+          }
         }
+        const Vector scale = load(reinterpret_cast<const bfloat16 *>(group) + i * LANES);
+        for (int t = 0; t < TOKENS; ++t)
+          sums.x[t][p][i] += scale * scales[t * groups + g] * __builtin_convertvector(sum[t], Vector);
       }
     }
   sums.store(place);
@@ -131,9 +147,23 @@ Tile tile_of(Format format) {
   return nullptr;
 }
 
+// The sums of a tile fill most registers; the largest tiles have so many tokens.
+constexpr int REGISTERS = LANES == 16 ? 24 : LANES == 8 ? 10 : 8;
+constexpr int MOST_TOKENS = LANES == 16 ? 8 : LANES == 8 ? 4 : 2;
+
+// These panels, and the following tokens, at most MOST of them at a time.
+template <int PANELS, int MOST = MOST_TOKENS>
+void multiply_panels(Place place) {
+  if constexpr (MOST > 1 && MOST * PANELS * PARTS > REGISTERS) return multiply_panels<PANELS, MOST / 2>(place);
+  const Tile tile = tile_of<MOST, PANELS>(place.matrix.format);
+  for (; place.inputs.tokens - place.token >= MOST; place.token += MOST, place.y += MOST * place.y_stride) tile(place);
+  if constexpr (MOST > 1) multiply_panels<PANELS, MOST / 2>(place);
+}
+
 // One group of one token, rounded to the nearest of -127 to 127 times a scale. What is not finite makes the scale, and
 // with it the product, not a number.
-void round_group(const float *x, int count, std::int8_t *rounded, float &scale, std::int32_t &sum) {
+void round_group(const float *x, int count, std::int8_t *rounded, float &scale,
+                 std::int32_t &minus_sum) {
   constexpr float rounding = 0x1.8p+23f;  // adding it leaves the nearest integer in the low bits
   float padded[GROUP_COLUMNS] = {}, largest = 0.0f, poison = 0.0f;
   for (int c = 0; c < count; ++c) padded[c] = x[c];
@@ -144,12 +174,13 @@ void round_group(const float *x, int count, std::int8_t *rounded, float &scale, 
   }
   const float inverse = largest > 1e-30f && poison == 0.0f ? 127.0f / largest : 0.0f;
   scale = largest * (1.0f / 127.0f) + poison;
-  sum = 0;
+  int total = 0;
   for (int c = 0; c < GROUP_COLUMNS; ++c) {
     const int nearest = reinterpret<std::int32_t>((poison == 0.0f ? padded[c] * inverse : 0.0f) + rounding) - 0x4b400000;
     rounded[c] = static_cast<std::int8_t>(nearest);
-    sum += nearest;
+    total += nearest;
   }
+  minus_sum = -total;
 }
 
 }  // namespace
@@ -168,13 +199,12 @@ void prepare(Format format, const Inputs &inputs, std::int64_t begin, std::int64
 
 void multiply(const Matrix &matrix, const Inputs &inputs, float *y, std::int64_t y_stride, std::int64_t begin,
               std::int64_t end) {
-  for (std::int64_t panel = begin; panel < end; ++panel)
-    for (std::int64_t token = 0; token < inputs.tokens;) {
-      const int tokens = inputs.tokens - token >= 4 ? 4 : 1;
-      const Tile tile = tokens == 4 ? tile_of<4, 1>(matrix.format) : tile_of<1, 1>(matrix.format);
-      tile({matrix, inputs, y + token * y_stride + panel * PANEL_ROWS, y_stride, token, panel});
-      token += tokens;
-    }
+  constexpr int MANY = 4;
+  const std::int64_t distance = (end - begin) / MANY;
+  for (std::int64_t panel = begin; panel < begin + distance; ++panel)
+    multiply_panels<MANY>({matrix, inputs, y + panel * PANEL_ROWS, y_stride, 0, panel, distance});
+  for (std::int64_t panel = begin + MANY * distance; panel < end; ++panel)
+    multiply_panels<1>({matrix, inputs, y + panel * PANEL_ROWS, y_stride, 0, panel, distance});
 }
 
 }  // namespace receptance::RECEPTANCE_LEVEL

@@ -38,7 +38,7 @@ struct Inputs {
   std::uint16_t *halves; // for bfloat16: [token, column rounded up to 32] bfloat16
   std::int8_t *rounded;  // for int8 and int4: [token, column rounded up to 32]
   float *scales;         // for int8 and int4: [token, group]
-  std::int32_t *sums;    // for int8 and int4: [token, group], the sums of the rounded
+  std::int32_t *sums;    // for int8 and int4: [token, group], minus the sums of the rounded
 };
 
 static inline std::int64_t groups_of(std::int64_t columns) { return (columns + GROUP_COLUMNS - 1) / GROUP_COLUMNS; }
