@@ -162,4 +162,4 @@ RECEPTANCE_EXPORT int receptance_use_level(const char *name) {
 }
 
 // Changes whenever a C function changes its arguments, so that Python does not call a stale library.
-RECEPTANCE_EXPORT int receptance_interface() { return 3; }
+RECEPTANCE_EXPORT int receptance_interface() { return 4; }

@@ -8,10 +8,13 @@
 #include "threads.h"
 
 using receptance::CrossEntropy;
+using receptance::Evaluation;
 using receptance::Format;
 using receptance::Inputs;
 using receptance::Matrix;
 using receptance::MatrixRecurrence;
+using receptance::Network;
+using receptance::Team;
 using receptance::Type;
 using receptance::Wkv4Backward;
 using receptance::Wkv4Forward;
@@ -126,4 +129,19 @@ RECEPTANCE_EXPORT void receptance_multiply(int format, const void *panels, std::
   receptance::for_each(threads, pieces, [&](std::int64_t i) {
     receptance::kernels().multiply(matrix, inputs, y, rows, i * panels_count / pieces, (i + 1) * panels_count / pieces);
   });
+}
+
+// The bytes of scratch memory that this call takes on so many threads.
+RECEPTANCE_EXPORT std::int64_t receptance_scratch_bytes(const Network *network, const Evaluation *call, int threads) {
+  Team::Meeting meeting;
+  return receptance::kernels().scratch_bytes(*network, *call, Team(meeting, threads, 0));
+}
+
+// Returns -1, or the place of a token that is not below the vocabulary: nothing is written then.
+RECEPTANCE_EXPORT std::int64_t receptance_evaluate(const Network *network, const Evaluation *call, int threads) {
+  for (std::int64_t i = 0; i < call->batch * call->time; ++i)
+    if (call->tokens[i] < 0 || call->tokens[i] >= network->vocabulary) return i;
+  const auto evaluate = receptance::kernels().evaluate;
+  receptance::with_team(threads, [&](const Team &team) { evaluate(*network, *call, team); });
+  return -1;
 }

@@ -11,12 +11,14 @@ void wkv7(const MatrixRecurrence &, std::int64_t head);
 void cross_entropy(const CrossEntropy &, std::int64_t token, float *scratch);
 void prepare(Format, const Inputs &, std::int64_t begin, std::int64_t end);
 void multiply(const Matrix &, const Inputs &, float *y, std::int64_t y_stride, std::int64_t begin, std::int64_t end);
+void evaluate(const Network &, const Evaluation &, const Team &);
+std::int64_t scratch_bytes(const Network &, const Evaluation &, const Team &);
 
 #define TEXT_OF(name) #name
 #define NAME_OF(name) TEXT_OF(name)
 
 extern const Table table;
 const Table table = {NAME_OF(RECEPTANCE_LEVEL), wkv4_forward, wkv4_backward, wkv6, wkv7, cross_entropy,
-                     prepare, multiply};
+                     prepare, multiply, evaluate, scratch_bytes};
 
 }  // namespace receptance::RECEPTANCE_LEVEL

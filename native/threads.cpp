@@ -44,6 +44,44 @@ struct Queue {
   }
 };
 
+// Tell the processor that this thread only waits.
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+// A pool whose threads know how many they are and who: it may give fewer than were asked for.
+struct BorrowedTeam {
+  Parallel parallel = borrowed_pool();
+  int (*size)() = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_num_threads"));
+  int (*thread)() = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_thread_num"));
+
+  bool is_there() const { return parallel && size && thread; }
+};
+
+struct Region {
+  Member member;
+  void *work;
+  BorrowedTeam pool;
+  Team::Meeting meeting;
+  std::atomic<int> size{0};  // of a team that is started, once it is known
+
+  void run(int threads, int thread) { member(work, Team(meeting, threads, thread)); }
+
+  static void join_borrowed(void *pointer) {
+    Region &region = *static_cast<Region *>(pointer);
+    region.run(region.pool.size(), region.pool.thread());
+  }
+  static void join_started(Region *region, int thread) {
+    int size;
+    while (!(size = region->size.load(std::memory_order_acquire))) std::this_thread::yield();
+    region->run(size, thread);
+  }
+};
+
 }  // namespace
 
 void for_each(int threads, std::int64_t count, Piece piece, void *work) {
@@ -58,6 +96,40 @@ void for_each(int threads, std::int64_t count, Piece piece, void *work) {
     // No more threads to be had: those that started, and this one, do the work.
   }
   Queue::drain(&queue);
+  for (std::thread &thread : started) thread.join();
+}
+
+void Team::meet() const {
+  if (size_ == 1) return;
+  constexpr int patience = 2000;  // rounds before the core is offered to others
+  const unsigned count = meeting_.count.load(std::memory_order_relaxed);
+  if (meeting_.waiting.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    meeting_.waiting.store(0, std::memory_order_relaxed);
+    meeting_.count.store(count + 1, std::memory_order_release);
+    return;
+  }
+  for (int round = 0; meeting_.count.load(std::memory_order_acquire) == count; ++round) {
+    if (round > patience)
+      std::this_thread::yield();
+    else
+      pause();
+  }
+}
+
+void with_team(int threads, Member member, void *work) {
+  Region region{member, work, {}, {}};
+  if (threads <= 1) return region.run(1, 0);
+  if (region.pool.is_there())
+    return region.pool.parallel(Region::join_borrowed, &region, static_cast<unsigned>(threads), 0);
+  std::vector<std::thread> started;
+  try {
+    for (int i = 1; i < threads; ++i) started.emplace_back(Region::join_started, &region, i);
+  } catch (const std::system_error &) {
+    // No more threads to be had: the team is smaller.
+  }
+  const int size = static_cast<int>(started.size()) + 1;
+  region.size.store(size, std::memory_order_release);
+  region.run(size, 0);
   for (std::thread &thread : started) thread.join();
 }
 
