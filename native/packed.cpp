@@ -12,6 +12,9 @@
 namespace receptance::RECEPTANCE_LEVEL {
 namespace {
 
+// Sums stay in registers only where the loops over them are unrolled.
+#define UNROLLED _Pragma("GCC unroll 8")
+
 constexpr int PARTS = PANEL_ROWS / LANES;  // vectors a panel is wide
 
 // What a tile works on: its first token, and its first panel with the distance to the next: a tile reads panels far from
@@ -20,10 +23,10 @@ struct Place {
   const Matrix &matrix;
   const Inputs &inputs;
   float *y;  // of the tile's first token and row
-  std::int64_t y_stride, token, panel, distance;
+  std::int64_t y_stride, bytes, token, panel, distance;
 
   const char *panel_at(int p) const {
-    return static_cast<const char *>(matrix.panels) + (panel + p * distance) * panel_bytes(matrix.format, matrix.columns);
+    return static_cast<const char *>(matrix.panels) + (panel + p * distance) * bytes;
   }
   int rows_of(int p) const {
     const std::int64_t left = matrix.rows - (panel + p * distance) * PANEL_ROWS;
@@ -37,8 +40,11 @@ struct Sums {
   Vector x[TOKENS][PANELS][PARTS] = {};
 
   void store(const Place &place) const {
+    UNROLLED
     for (int t = 0; t < TOKENS; ++t)
+      UNROLLED
       for (int p = 0; p < PANELS; ++p)
+        UNROLLED
         for (int i = 0; i < PARTS; ++i) {
           float *to = place.y + t * place.y_stride + p * place.distance * PANEL_ROWS + i * LANES;
           const int left = place.rows_of(p) - i * LANES;
@@ -58,11 +64,15 @@ void tile_float32(const Place &place) {
   const std::int64_t columns = place.matrix.columns;
   const float *x = place.inputs.x + place.token * columns;
   const float *panel[PANELS];
+  UNROLLED
   for (int p = 0; p < PANELS; ++p) panel[p] = reinterpret_cast<const float *>(place.panel_at(p));
   for (std::int64_t c = 0; c < columns; ++c)
+    UNROLLED
     for (int p = 0; p < PANELS; ++p) {
+      UNROLLED
       for (int i = 0; i < PARTS; ++i) {
         const Vector w = load(panel[p] + c * PANEL_ROWS + i * LANES);
+        UNROLLED
         for (int t = 0; t < TOKENS; ++t) sums.x[t][p][i] += w * x[t * columns + c];
       }
     }
@@ -76,15 +86,20 @@ void tile_bfloat16(const Place &place) {
   const std::int64_t columns = place.matrix.columns;
   const float *x = place.inputs.x + place.token * columns;
   const char *panel[PANELS];
+  UNROLLED
   for (int p = 0; p < PANELS; ++p) panel[p] = place.panel_at(p);
   const auto pair = [&](std::int64_t c, bool whole) {
+    UNROLLED
     for (int p = 0; p < PANELS; ++p) {
       const char *line = panel[p] + c / 2 * 64;
+      UNROLLED
       for (int i = 0; i < PARTS; ++i) {
         const Bits w = reinterpret<Bits>(load_ints(line + i * 4 * LANES));
         const Vector even = reinterpret<Vector>(w << 16), odd = reinterpret<Vector>(w & 0xffff0000u);
+        UNROLLED
         for (int t = 0; t < TOKENS; ++t) sums.x[t][p][i] += even * x[t * columns + c];
         if (!whole) continue;
+        UNROLLED
         for (int t = 0; t < TOKENS; ++t) sums.x[t][p][i] += odd * x[t * columns + c + 1];
       }
     }
@@ -93,6 +108,43 @@ void tile_bfloat16(const Place &place) {
   for (std::int64_t c = 0; c < whole; c += 2) pair(c, true);
   if (whole < columns) pair(whole, false);
   sums.store(place);
+}
+
+// Whether so many tokens are rounded to bfloat16, which this level then multiplies twice as fast. The few that memory
+// leaves time for are not.
+constexpr bool rounds_to_halves(std::int64_t tokens) {
+#if defined(__AVX512BF16__)
+  return tokens > 2;
+#else
+  return tokens < 0;
+#endif
+}
+
+template <int TOKENS, int PANELS>
+void tile_halves(const Place &place) {
+#if defined(__AVX512BF16__)
+  Sums<TOKENS, PANELS> sums;
+  const std::int64_t columns = place.matrix.columns, stride = padded(columns);
+  const std::uint16_t *x = place.inputs.halves + place.token * stride;
+  const char *panel[PANELS];
+  UNROLLED
+  for (int p = 0; p < PANELS; ++p) panel[p] = place.panel_at(p);
+  for (std::int64_t c = 0; c < columns; c += 2)
+    UNROLLED
+    for (int p = 0; p < PANELS; ++p) {
+      const char *line = panel[p] + c / 2 * 64;
+      const auto w = reinterpret<__m512bh>(load_ints(line));
+      UNROLLED
+      for (int t = 0; t < TOKENS; ++t) {
+        Vector &sum = sums.x[t][p][0];
+        const auto both = reinterpret<__m512bh>(all_ints(x + t * stride + c));
+        sum = reinterpret<Vector>(_mm512_dpbf16_ps(reinterpret<__m512>(sum), both, w));
+      }
+    }
+  sums.store(place);
+#else
+  static_cast<void>(place);
+#endif
 }
 
 // The integers of a group times those of the inputs are summed exactly; the scales follow.
@@ -107,15 +159,21 @@ void tile_integers(const Place &place) {
   const float *scales = place.inputs.scales + first;
   const std::int32_t *less = place.inputs.sums + first;
   const char *panel[PANELS];
+  UNROLLED
   for (int p = 0; p < PANELS; ++p) panel[p] = place.panel_at(p);
   for (std::int64_t g = 0; g < groups; ++g)
+    UNROLLED
     for (int p = 0; p < PANELS; ++p) {
       const char *group = panel[p] + g * group_bytes;
+      UNROLLED
       for (int i = 0; i < PARTS; ++i) {
         Ints sum[TOKENS];
+        UNROLLED
         for (int t = 0; t < TOKENS; ++t) sum[t] = all_ints(less + t * groups + g) * offset;
+        UNROLLED
         for (int line = 0; line < lines; ++line) {
           const Ints w = load_ints(group + 2 * PANEL_ROWS + line * 64 + i * 4 * LANES);
+          UNROLLED
           for (int t = 0; t < TOKENS; ++t) {
             const std::int8_t *x = rounded + (t * groups + g) * GROUP_COLUMNS + 4 * line;
             if (is_int8) {
@@ -127,6 +185,7 @@ void tile_integers(const Place &place) {
           }
         }
         const Vector scale = load(reinterpret_cast<const bfloat16 *>(group) + i * LANES);
+        UNROLLED
         for (int t = 0; t < TOKENS; ++t)
           sums.x[t][p][i] += scale * scales[t * groups + g] * __builtin_convertvector(sum[t], Vector);
       }
@@ -137,46 +196,66 @@ void tile_integers(const Place &place) {
 using Tile = void (*)(const Place &);
 
 template <int TOKENS, int PANELS>
-Tile tile_of(Format format) {
+Tile tile_of(Format format, std::int64_t tokens) {
   switch (format) {
     case Format::float32: return tile_float32<TOKENS, PANELS>;
-    case Format::bfloat16: return tile_bfloat16<TOKENS, PANELS>;
+    case Format::bfloat16:
+      return rounds_to_halves(tokens) ? tile_halves<TOKENS, PANELS> : tile_bfloat16<TOKENS, PANELS>;
     case Format::int8: return tile_integers<Format::int8, TOKENS, PANELS>;
     case Format::int4: return tile_integers<Format::int4, TOKENS, PANELS>;
   }
   return nullptr;
 }
 
-// The sums of a tile fill most registers; the largest tiles have so many tokens.
-constexpr int REGISTERS = LANES == 16 ? 24 : LANES == 8 ? 10 : 8;
-constexpr int MOST_TOKENS = LANES == 16 ? 8 : LANES == 8 ? 4 : 2;
+// The sums of a tile fill most registers, whether it has many tokens or many panels.
+constexpr int REGISTERS = LANES == 16 ? 16 : 12;
 
-// These panels, and the following tokens, at most MOST of them at a time.
-template <int PANELS, int MOST = MOST_TOKENS>
-void multiply_panels(Place place) {
-  if constexpr (MOST > 1 && MOST * PANELS * PARTS > REGISTERS) return multiply_panels<PANELS, MOST / 2>(place);
-  const Tile tile = tile_of<MOST, PANELS>(place.matrix.format);
-  for (; place.inputs.tokens - place.token >= MOST; place.token += MOST, place.y += MOST * place.y_stride) tile(place);
-  if constexpr (MOST > 1) multiply_panels<PANELS, MOST / 2>(place);
+// The most tokens, a power of two, with so many panels.
+constexpr int most_tokens(int panels) {
+  int tokens = 1;
+  while (2 * tokens * panels * PARTS <= REGISTERS) tokens *= 2;
+  return tokens;
 }
 
-// One group of one token, rounded to the nearest of -127 to 127 times a scale. What is not finite makes the scale, and
-// with it the product, not a number.
-void round_group(const float *x, int count, std::int8_t *rounded, float &scale,
-                 std::int32_t &minus_sum) {
-  constexpr float rounding = 0x1.8p+23f;  // adding it leaves the nearest integer in the low bits
-  float padded[GROUP_COLUMNS] = {}, largest = 0.0f, poison = 0.0f;
-  for (int c = 0; c < count; ++c) padded[c] = x[c];
-  for (float v : padded) {
-    const float size = __builtin_fabsf(v);
+// All tokens from place.token on, at most MOST at a time, with so many panels.
+template <int PANELS, int MOST>
+void multiply_tokens(Place place) {
+  const Tile tile = tile_of<MOST, PANELS>(place.matrix.format, place.inputs.tokens);
+  for (; place.inputs.tokens - place.token >= MOST; place.token += MOST, place.y += MOST * place.y_stride) tile(place);
+  if constexpr (MOST > 1) multiply_tokens<PANELS, MOST / 2>(place);
+}
+
+// The panels begin to end, PANELS of them at a time.
+template <int PANELS>
+void multiply_panels(Place place, std::int64_t begin, std::int64_t end) {
+  place.distance = (end - begin) / PANELS;
+  for (place.panel = begin; place.panel < begin + place.distance; ++place.panel, place.y += PANEL_ROWS)
+    multiply_tokens<PANELS, most_tokens(PANELS)>(place);
+  if constexpr (PANELS > 1) {
+    place.y += (PANELS - 1) * place.distance * PANEL_ROWS;
+    multiply_panels<1>(place, begin + PANELS * place.distance, end);
+  }
+}
+
+void round_to_halves(const float *group, bfloat16 *to) {
+  for (int c = 0; c < GROUP_COLUMNS; c += LANES) store(load(group + c), to + c);
+}
+
+// A group is rounded to -127 to 127 times a scale. What is not finite makes the scale, and so the product, not a number.
+void round_to_integers(const float *group, std::int8_t *rounded, float &scale, std::int32_t &minus_sum) {
+  float largest = 0.0f, poison = 0.0f;
+  for (int c = 0; c < GROUP_COLUMNS; ++c) {
+    const float size = __builtin_fabsf(group[c]);
     largest = size > largest ? size : largest;
-    poison += v * 0.0f;
+    poison += group[c] * 0.0f;
   }
   const float inverse = largest > 1e-30f && poison == 0.0f ? 127.0f / largest : 0.0f;
   scale = largest * (1.0f / 127.0f) + poison;
   int total = 0;
   for (int c = 0; c < GROUP_COLUMNS; ++c) {
-    const int nearest = reinterpret<std::int32_t>((poison == 0.0f ? padded[c] * inverse : 0.0f) + rounding) - 0x4b400000;
+    constexpr float rounding = 0x1.8p+23f;  // adding it leaves the nearest integer in the low bits
+    const float exact = poison == 0.0f ? group[c] * inverse : 0.0f;
+    const int nearest = reinterpret<std::int32_t>(exact + rounding) - 0x4b400000;
     rounded[c] = static_cast<std::int8_t>(nearest);
     total += nearest;
   }
@@ -186,25 +265,33 @@ void round_group(const float *x, int count, std::int8_t *rounded, float &scale,
 }  // namespace
 
 void prepare(Format format, const Inputs &inputs, std::int64_t begin, std::int64_t end) {
-  if (format == Format::float32 || format == Format::bfloat16) return;
   const std::int64_t groups = groups_of(inputs.columns);
+  const bool to_integers = format == Format::int8 || format == Format::int4;
+  if (!to_integers && !(format == Format::bfloat16 && rounds_to_halves(inputs.tokens))) return;
   for (std::int64_t token = begin; token < end; ++token)
     for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t at = token * groups + g, left = inputs.columns - g * GROUP_COLUMNS;
-      round_group(inputs.x + token * inputs.columns + g * GROUP_COLUMNS,
-                  left < GROUP_COLUMNS ? static_cast<int>(left) : GROUP_COLUMNS, inputs.rounded + at * GROUP_COLUMNS,
-                  inputs.scales[at], inputs.sums[at]);
+      const float *x = inputs.x + token * inputs.columns + g * GROUP_COLUMNS;
+      float some[GROUP_COLUMNS] = {};
+      if (left < GROUP_COLUMNS) {
+        for (int c = 0; c < left; ++c) some[c] = x[c];
+        x = some;
+      }
+      if (to_integers)
+        round_to_integers(x, inputs.rounded + at * GROUP_COLUMNS, inputs.scales[at], inputs.sums[at]);
+      else
+        round_to_halves(x, reinterpret_cast<bfloat16 *>(inputs.halves) + at * GROUP_COLUMNS);
     }
 }
 
 void multiply(const Matrix &matrix, const Inputs &inputs, float *y, std::int64_t y_stride, std::int64_t begin,
               std::int64_t end) {
-  constexpr int MANY = 4;
-  const std::int64_t distance = (end - begin) / MANY;
-  for (std::int64_t panel = begin; panel < begin + distance; ++panel)
-    multiply_panels<MANY>({matrix, inputs, y + panel * PANEL_ROWS, y_stride, 0, panel, distance});
-  for (std::int64_t panel = begin + MANY * distance; panel < end; ++panel)
-    multiply_panels<1>({matrix, inputs, y + panel * PANEL_ROWS, y_stride, 0, panel, distance});
+  const std::int64_t bytes = panel_bytes(matrix.format, matrix.columns);
+  const Place place{matrix, inputs, y + begin * PANEL_ROWS, y_stride, bytes, 0, begin, 0};
+  if (inputs.tokens == 1 || LANES == 16)
+    multiply_panels<4>(place, begin, end);
+  else
+    multiply_panels<1>(place, begin, end);
 }
 
 }  // namespace receptance::RECEPTANCE_LEVEL

@@ -43,6 +43,8 @@ struct Inputs {
 
 static inline std::int64_t groups_of(std::int64_t columns) { return (columns + GROUP_COLUMNS - 1) / GROUP_COLUMNS; }
 
+static inline std::int64_t padded(std::int64_t columns) { return groups_of(columns) * GROUP_COLUMNS; }
+
 static inline std::int64_t panels_of(std::int64_t rows) { return (rows + PANEL_ROWS - 1) / PANEL_ROWS; }
 
 static inline std::int64_t panel_bytes(Format format, std::int64_t columns) {
