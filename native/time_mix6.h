@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include "step.h"
 #include "work.h"
 
 namespace receptance::RECEPTANCE_LEVEL {
@@ -123,7 +124,10 @@ class TimeMixer6 {
         else
           copy(decay, size, w);
       }
-      wkv6(args, i);
+      if (time == 1 && size % LANES == 0)
+        step(args, i);
+      else
+        wkv6(args, i);
       const Norm norm{layer.head_norm.weight + channel, layer.head_norm.bias + channel};
       for (std::int64_t t = 0; t < time; ++t) {
         const std::int64_t at_token = (row * time + t) * channels_ + channel;
@@ -133,6 +137,14 @@ class TimeMixer6 {
         if (layer.gate.panels) map(y, size, [=](auto at) { return at(y) * at(g) * sigmoid(at(g)); });
       }
     });
+  }
+
+  void step(const MatrixRecurrence &args, std::int64_t head) const {
+    const std::int64_t size = args.key, first = head * size;
+    float *w = w_ + first;
+    map(w, size, [=](auto at) { return exponential(at(w)); });
+    step6({r_ + first, w, k_ + first, v_ + first, nullptr, nullptr, y_ + first}, args.u + head % args.head * size, size,
+          args.state + first * size, args.state_end + first * size);
   }
 };
 

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "step.h"
 #include "work.h"
 
 namespace receptance::RECEPTANCE_LEVEL {
@@ -33,6 +34,7 @@ class TimeMixer7 {
         a_(take(room)),
         kappa_(take(room)),
         g_(take(room)),
+        decayed_r_(take(room)),
         y_(take(room)),
         output_input_(room, channels_, y_) {}
 
@@ -80,7 +82,7 @@ class TimeMixer7 {
   Seen seen_;
   Input r_input_, w_input_, k_input_, v_input_, a_input_, g_input_;
   LowRank w_low_, a_low_, v_low_, g_low_;
-  float *r_, *w_, *k_, *v_, *first_v_, *v_share_, *a_, *kappa_, *g_, *y_;
+  float *r_, *w_, *k_, *v_, *first_v_, *v_share_, *a_, *kappa_, *g_, *decayed_r_, *y_;
   Input output_input_;
 
   float *take(Room &room) const { return room.shared.take<float>(room.tokens * channels_); }
@@ -97,9 +99,20 @@ class TimeMixer7 {
     work_.share(work_.chunk.rows * heads, [&](std::int64_t i) {
       const std::int64_t first = i / heads * time * channels_ + i % heads * size, channel = i % heads * size;
       for (std::int64_t t = 0; t < time; ++t) bring(layer, first + t * channels_, channel, size, v);
-      wkv7(args, i);
+      if (time == 1 && size % LANES == 0)
+        step(args, i);
+      else
+        wkv7(args, i);
       for (std::int64_t t = 0; t < time; ++t) gate(layer, first + t * channels_, channel, size, v);
     });
+  }
+
+  void step(const MatrixRecurrence &args, std::int64_t head) const {
+    const std::int64_t size = args.key, first = head * size;
+    float *w = w_ + first;
+    map(w, size, [=](auto at) { return exponential(at(w)); });
+    step7({r_ + first, w, k_ + first, static_cast<const float *>(args.v) + first, kappa_ + first, a_ + first, y_ + first},
+          decayed_r_ + first, size, args.state + first * size, args.state_end + first * size);
   }
 
   // Make what one head's memory is given of what the matrices gave; `at_token` is its place in [token, channel].
