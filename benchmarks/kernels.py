@@ -3,6 +3,7 @@
 Rows of a table take turns, so that a busy machine slows all of them alike; a turn lasts at least a twentieth
 of a second. Forward + backward goes through autograd, as in training, with the allocator tuned. The limit of
 WKV-4 is the memory: beside each time stands the share of the speed at which torch.add moves as many bytes.
+What bounds WKV-6 and WKV-7 is said in `benchmarks/matrix.py`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import os
 import platform
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,38 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks import matrix
+from benchmarks.limits import addition
+from benchmarks.timing import Run, line, milliseconds, seconds
 from receptance import kernels, native
 
-Run = Callable[[], object]
 Function = Callable[..., Tensor]
-SECONDS_A_TURN = 0.05
-
-
-def seconds(cases: Mapping[str, Run], turns: int) -> dict[str, list[float]]:
-    """Return the durations of the runs of each case; the first run of a turn is not counted."""
-    taken: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(turns):
-        for name, run in cases.items():
-            run()
-            begin = time.perf_counter()
-            while not taken[name] or time.perf_counter() - begin < SECONDS_A_TURN:
-                start = time.perf_counter()
-                run()
-                taken[name].append(time.perf_counter() - start)
-                if taken[name][-1] > SECONDS_A_TURN:
-                    break
-    return taken
-
-
-def milliseconds(taken: list[float]) -> list[str]:
-    """Return the cells for best and median."""
-    return [
-        f"{1e3 * x:.3g}" if x < 0.1 else f"{1e3 * x:,.0f}" for x in (min(taken), statistics.median(taken))
-    ]
-
-
-def line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def wkv4_inputs(batch: int, time: int, channel: int, dtype: torch.dtype) -> list[Tensor]:
@@ -132,7 +106,8 @@ def wkv4_table(batch: int, time: int, channel: int, turns: int) -> Iterator[str]
         # Forward reads k and v and writes y. Back, k, v and the gradient of y are read and the gradients of k
         # and v written; between the two, three sums of every 16th token.
         tensors = {"forward": 3.0, "both": 8.0 + 2 * 3 / 16 * 4 / inputs[0].element_size()}
-        cases = {part: addition(inputs[0], size) for part, size in tensors.items()}
+        size = inputs[0].numel() * inputs[0].element_size()
+        cases = {part: addition(round(size * count), dtype) for part, count in tensors.items()}
         for name in ROWS:
             cases[f"{name}, forward"] = forward(name, inputs)
             cases[f"{name}, both"] = forward_and_backward(name, inputs)
@@ -146,12 +121,6 @@ def wkv4_table(batch: int, time: int, channel: int, turns: int) -> Iterator[str]
                 share = min(taken[part]) / min(taken[f"{name}, {part}"])
                 cells += [*milliseconds(taken[f"{name}, {part}"]), f"{share:.2g}"]
             yield line(f"{short}: {name}", *cells)
-
-
-def addition(like: Tensor, tensors: float) -> Run:
-    """Return a torch.add that reads and writes as many bytes as so many tensors of this size."""
-    x, y, out = torch.ones(3, round(like.numel() * tensors / 3), dtype=like.dtype)
-    return lambda: torch.add(x, y, out=out)
 
 
 def linearity_table(channel: int, turns: int) -> Iterator[str]:
@@ -252,6 +221,11 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
         f"allocator {'tuned' if is_tuned else 'as it comes'}; {arguments.turns} turns."
     )
     yield from wkv4_table(arguments.batch, arguments.time, arguments.channel, arguments.turns)
+    for operator in matrix.OPERATORS:
+        heads = arguments.channel // matrix.HEAD_SIZE
+        yield from matrix.table(
+            operator, arguments.batch, arguments.time, heads, arguments.threads, arguments.turns
+        )
     yield from linearity_table(arguments.channel, arguments.turns)
     yield from one_token_table(arguments.channel, arguments.turns)
     yield from cross_entropy_table(

@@ -161,5 +161,5 @@ RECEPTANCE_EXPORT int receptance_use_level(const char *name) {
   return 0;
 }
 
-// Changes whenever a C function changes its arguments, so that Python does not call a stale library.
+// Changes whenever a C function changes what it takes or leaves, so that Python does not call a stale library.
 RECEPTANCE_EXPORT int receptance_interface() { return 4; }

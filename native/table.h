@@ -49,10 +49,11 @@ struct Wkv4Backward {
   std::int64_t batch, time, channel;
 };
 
-// One call of the recurrences of RWKV-5 and 6 (wkv6.cpp) or RWKV-7 (wkv7.cpp): backward where grad_y is given.
+// One call of the recurrences of RWKV-5 and 6 (wkv6.cpp) or RWKV-7 (wkv7.cpp).
 // The same in receptance/kernels/matrix_native.py.
 struct MatrixRecurrence {
   Type type;                     // of r, k, v, y, grad_y, grad_v
+  bool is_backward;
   bool value_first;              // states are [batch, head, value, key], not [batch, head, key, value]
   const void *r, *k, *v;         // [batch, time, head, key], v [batch, time, head, value]
   const float *w;                // [batch, time, head, key], logarithms
@@ -64,12 +65,12 @@ struct MatrixRecurrence {
   float *checkpoints;            // [batch, head, block, key, value]: the state before each block; null: not kept
   const void *grad_y;            // [batch, time, head, value]
   const float *grad_state_end;   // null: zero
-  float *grad_r, *grad_k;        // [batch, time, head, key], zero before the call, like the following
-  void *grad_v;                  // [batch, time, head, value], whatever before the call
+  float *grad_r, *grad_k;        // [batch, time, head, key]
+  void *grad_v;                  // [batch, time, head, value]
   float *grad_w;                 // [batch, time, head, key]
   float *grad_u;                 // [batch, head, key], still to be summed over the batch; RWKV-7: null
   float *grad_a, *grad_b;        // [batch, time, head, key]; RWKV-6: null
-  float *grad_state;             // of the state before the first token; whatever before the call
+  float *grad_state;             // of the state before the first token
   std::int64_t batch, time, head, key, value;
 };
 

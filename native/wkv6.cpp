@@ -1,135 +1,116 @@
-// WKV-6 forward and backward (arxiv.org/abs/2404.05892, eq. 19), a strip of values of one head at a time:
+// WKV-6 forward and backward (arxiv.org/abs/2404.05892, eq. 19):
 //
 //   y = r (diag(u) k^T v + S),  then  S = diag(e^w) S + k^T v
 //
 //   r receptance, k key, v value, w decay a step (a logarithm, below zero), u bonus of the current token
-//   S     the memory of a head; S[j] here is its row at key j, values in the lanes
-//   c     what the current token gives to its own y:  c = sum_j r_j u_j k_j
+//   S     the memory of a head, before a chunk of tokens
 //
-// RWKV-5 is the same with a decay that does not change. Backward, block by block from the end: the states of a block
-// are found again from the one kept at its start, then
+// RWKV-5 is the same with a decay that does not change. With f(s, t) = e^(w_{s+1} + ... + w_t), what is left after
+// token t of what stood at s (the memory before the chunk is at s = 0), the tokens t = 1, 2, ... of a chunk find and
+// leave
 //
-//   dr = dy S_{t-1} + d u k;  dk = v dS + d u r;  dw = e^w (dS * S_{t-1});  du = d r k;  dv = dS k + c dy;
-//   then  dS = diag(e^w) dS + dy r,  where  d = dy v
+//   y_t = (f(0, t-1) r_t) S + sum_{s<t} v_s (f(s, t-1) k_s . r_t) + v_t (u k_t . r_t)
+//   S'  = diag(f(0, T)) S   + sum_s     (f(s, T) k_s)^T v_s
 //
-// dr, dk, dw, du are sums over values, to which each strip adds its own.
+// The numbers in brackets are the pairs, at t * STEPS + s (steps counted from 0).
 
-#include "matrix_state.h"
+#include "matrix_passes.h"
 
 namespace receptance::RECEPTANCE_LEVEL {
 namespace {
 
-float to_itself(const Keys &token, const float *u, int keys) {
-  float c = 0.0f;
-  for (int j = 0; j < keys; ++j) c += token.r[j] * u[j] * token.k[j];
-  return c;
-}
+struct Wkv6 {
+  static constexpr int KINDS = 1, INNER = 0;  // read by r; written by v at k
 
-// One token: `before` becomes `after` (which may be the same place). Returns y without the token's own part.
-Row advance(const Row *before, Row *after, const Keys token, const Row value, int keys) {
-  Row y = {};
-  for (int j = 0; j < keys; ++j) {
-    Row row = before[j];
-    for (int n = 0; n < VECTORS; ++n) {
-      y[n] += row[n] * token.r[j];
-      row[n] = row[n] * token.w[j] + value[n] * token.k[j];
-    }
-    after[j] = row;
-  }
-  return y;
-}
-
-template <class Element>
-void forward(const MatrixRecurrence &args, Strip<Element> &strip) {
-  const int keys = strip.keys;
-  Scratch scratch(keys);
-  Row *state = scratch.rows();
-  strip.load(args.state, state);
-  for (std::int64_t t = 0; t < args.time; ++t) {
-    if (args.checkpoints && t % MATRIX_BLOCK == 0) strip.keep(state, t / MATRIX_BLOCK);
-    strip.read(t);
-    const Row value = strip.value(args.v, t);
-    const float c = to_itself(strip.token, strip.bonus(), keys);
-    Row y = advance(state, state, strip.token, value, keys);
-    for (int n = 0; n < VECTORS; ++n) y[n] += value[n] * c;
-    strip.set(y, args.y, t);
-  }
-  strip.save(state, args.state_end);
-}
-
-// One token going back, given the state before it. `gradient` is dS: of the state after the token, then of the one
-// before. Adds to dr, dw, dk of each key at `at`, and to du; returns dv.
-template <class Element>
-Row retreat(const MatrixRecurrence &args, const Strip<Element> &strip, std::int64_t at, const Row value,
-            const Row grad_y, const Row *before, Row *gradient) {
-  const Keys token = strip.token;
-  const int keys = strip.keys;
-  const float c = to_itself(token, strip.bonus(), keys);
-  Vector product = {};
-  for (int n = 0; n < VECTORS; ++n) product += grad_y[n] * value[n];
-  float d = 0.0f;
-  for (int lane = 0; lane < LANES; ++lane) d += product[lane];
-  Row grad_v;
-  for (int n = 0; n < VECTORS; ++n) grad_v[n] = grad_y[n] * c;
-  for (int begin = 0; begin < keys; begin += LANES) {
-    Vector r[LANES] = {}, w[LANES] = {}, k[LANES] = {};
-    const int end = keys - begin < LANES ? keys - begin : LANES;
-    for (int i = 0; i < end; ++i) {
-      const int j = begin + i;
-      Row row = gradient[j];
-      for (int n = 0; n < VECTORS; ++n) {
-        r[i] += grad_y[n] * before[j][n];
-        w[i] += row[n] * before[j][n];
-        k[i] += row[n] * value[n];
-        grad_v[n] += row[n] * token.k[j];
-        row[n] = row[n] * token.w[j] + grad_y[n] * token.r[j];
+  template <int STEPS>
+  static void prepare(Chunk &chunk) {
+    Vector pairs[vectors_of(STEPS * STEPS) * LANES] = {};
+    for (int block = 0; block < chunk.blocks; ++block) {
+      const int first = block * STEPS;
+      Vector decay = all(1.0f), k[STEPS];
+#pragma GCC unroll 4
+      for (int t = 0; t < STEPS; ++t) {
+        const Vector r = chunk.r[first + t], w = chunk.w[first + t];
+        chunk.reads[first + t] = decay * r;
+        decay *= w;
+        for (int s = 0; s < t; ++s) {
+          pairs[t * STEPS + s] += k[s] * r;
+          k[s] *= w;
+        }
+        k[t] = chunk.k[first + t];
+        pairs[t * STEPS + t] += chunk.bonus[block] * k[t] * r;
       }
-      gradient[j] = row;
+      chunk.decay[block] = decay;
+      for (int s = 0; s < STEPS; ++s) chunk.writes[first + s] = k[s];
     }
-    const Vector receptance = load(token.r + begin), key = load(token.k + begin);
-    const Vector bonus = d * load_some(strip.bonus() + begin, end, 0.0f);
-    add_some(sums(r) + bonus * key, args.grad_r + at + begin, end);
-    add_some(sums(w) * load(token.w + begin), args.grad_w + at + begin, end);
-    add_some(sums(k) + bonus * receptance, args.grad_k + at + begin, end);
-    add_some(d * receptance * key, strip.grad_bonus() + begin, end);
+    sum_lanes<STEPS * STEPS>(pairs, chunk.pairs);
   }
-  return grad_v;
-}
 
-template <class Element>
-void backward(const MatrixRecurrence &args, Strip<Element> &strip) {
-  const int keys = strip.keys;
-  Scratch scratch((MATRIX_BLOCK + 2) * keys);
-  Row *states = scratch.rows(), *gradient = states + (MATRIX_BLOCK + 1) * keys;
-  strip.load(args.grad_state_end, gradient);
-  for (std::int64_t block = blocks_of(args.time) - 1; block >= 0; --block) {
-    const std::int64_t begin = block * MATRIX_BLOCK;
-    const int steps = static_cast<int>(args.time - begin < MATRIX_BLOCK ? args.time - begin : MATRIX_BLOCK);
-    strip.recall(block, states);
-    for (int i = 0; i + 1 < steps; ++i) {
-      strip.read(begin + i);
-      advance(states + i * keys, states + (i + 1) * keys, strip.token, strip.value(args.v, begin + i), keys);
-    }
-    for (int i = steps - 1; i >= 0; --i) {
-      const std::int64_t t = begin + i;
-      strip.read(t);
-      const Row grad_v = retreat(args, strip, strip.key_at(t), strip.value(args.v, t), strip.value(args.grad_y, t),
-                                 states + i * keys, gradient);
-      strip.set(grad_v, args.grad_v, t);
+  template <int STEPS, bool WANTS_Y>
+  static void settle(Chunk &chunk, Vector *found) {
+    const int columns = chunk.columns;
+    for (int n = 0; WANTS_Y && n < columns; ++n)
+#pragma GCC unroll 4
+      for (int t = 0; t < STEPS; ++t) {
+        Vector y = found[t * columns + n];
+        for (int s = 0; s <= t; ++s) y += chunk.values[s * columns + n] * chunk.pair(t * STEPS + s);
+        found[t * columns + n] = y;
+      }
+  }
+
+  template <int STEPS>
+  static void settle_gradients(const Chunk &chunk, const Gradients &gradients, Vector *pairs) {
+    const int columns = chunk.columns;
+    for (int n = 0; n < columns; ++n)
+#pragma GCC unroll 4
+      for (int t = 0; t < STEPS; ++t) {
+        const Vector y = gradients.found[t * columns + n];
+        for (int s = 0; s <= t; ++s) {
+          gradients.of.values[s * columns + n] += y * chunk.pair(t * STEPS + s);
+          pairs[t * STEPS + s] += y * chunk.values[s * columns + n];
+        }
+      }
+  }
+
+  template <int STEPS>
+  static void spread_gradients(const Chunk &chunk, const Gradients &gradients) {
+    const Chunk &of = gradients.of;
+    for (int block = 0; block < chunk.blocks; ++block) {
+      const int first = block * STEPS;
+      const Vector bonus = chunk.bonus[block];
+      // What is left at each token, just before its own decay, of the memory and of the earlier k.
+      Vector left[STEPS], k_left[STEPS][STEPS];
+      Vector grad_decay = of.decay[block], grad_k[STEPS];
+#pragma GCC unroll 4
+      for (int t = 0; t < STEPS; ++t) {
+        left[t] = t ? left[t - 1] * chunk.w[first + t - 1] : all(1.0f);
+        for (int s = 0; s < t; ++s)
+          k_left[t][s] = t - s > 1 ? k_left[t - 1][s] * chunk.w[first + t - 1] : chunk.k[first + s];
+        grad_k[t] = of.writes[first + t];
+      }
+#pragma GCC unroll 4
+      for (int t = STEPS - 1; t >= 0; --t) {
+        const Vector r = chunk.r[first + t], w = chunk.w[first + t], grad_read = of.reads[first + t];
+        const Vector itself = bonus * of.pair(t * STEPS + t);
+        of.bonus[block] += r * chunk.k[first + t] * of.pair(t * STEPS + t);
+        of.k[first + t] = grad_k[t] + itself * r;
+        Vector grad_r = grad_read * left[t] + itself * chunk.k[first + t];
+        Vector grad_w = grad_decay * left[t];
+        grad_decay = grad_decay * w + grad_read * r;
+        for (int s = 0; s < t; ++s) {
+          grad_r += k_left[t][s] * of.pair(t * STEPS + s);
+          grad_w += grad_k[s] * k_left[t][s];
+          grad_k[s] = grad_k[s] * w + r * of.pair(t * STEPS + s);
+        }
+        of.r[first + t] = grad_r;
+        of.w[first + t] = grad_w * w;
+      }
     }
   }
-  strip.save(gradient, args.grad_state);
-}
-
-template <class Element>
-void run(const MatrixRecurrence &args, std::int64_t head) {
-  for_each_strip<Element>(args, head, args.grad_y ? backward<Element> : forward<Element>);
-}
+};
 
 }  // namespace
 
-void wkv6(const MatrixRecurrence &args, std::int64_t head) {
-  args.type == Type::bfloat16 ? run<bfloat16>(args, head) : run<float>(args, head);
-}
+void wkv6(const MatrixRecurrence &args, std::int64_t head) { run<Wkv6>(args, head); }
 
 }  // namespace receptance::RECEPTANCE_LEVEL

@@ -1,144 +1,169 @@
-// WKV-7 forward and backward (arxiv.org/abs/2503.14456, eq. 17), a strip of values of one head at a time:
+// WKV-7 forward and backward (arxiv.org/abs/2503.14456, eq. 17):
 //
 //   S = S (diag(e^w) + a^T b) + v^T k,  then  y = S r^T
 //
 //   r receptance, k key, v value, w decay a step (a logarithm, below zero), a and b what is removed and put back
-//   S     the memory of a head; S[j] here is its row at key j, values in the lanes
-//   s     what the memory holds at a before the token:  s = S a^T
+//   S     the memory of a head, before a chunk of tokens
+//   s     what the memory holds at a before the token, and what is put back at b:  s = S a^T
 //
-// Forward, one pass over S a token: the memory changes, and y of this token and s of the next are summed on the way.
-// Backward, block by block from the end: the states of a block are found again from the one kept at its start, then
+// With f(u, t) = e^(w_{u+1} + ... + w_t), what is left at token t of what stood at u (the memory before the chunk is at
+// u = 0), the tokens t = 1, 2, ... of a chunk find and leave
 //
-//   dS += dy r;  dr = dy S_t;  dk = v dS;  dv = dS k;  dw = e^w (dS * S_{t-1});  db = s dS;
-//   q = dS b;    da = q S_{t-1};  then  dS = dS diag(e^w) + q a
+//   s_t = S (f(0, t-1) a_t)^T + sum_{u<t}  v_u (f(u, t-1) k_u . a_t) + s_u (f(u, t-1) b_u . a_t)
+//   y_t = S (f(0, t) r_t)^T   + sum_{u<=t} v_u (f(u, t) k_u . r_t)   + s_u (f(u, t) b_u . r_t)
+//   S'  = S diag(f(0, T))     + sum_u      v_u^T (f(u, T) k_u)       + s_u^T (f(u, T) b_u)
 //
-// where dr, dw, dk, da, db are sums over values, to which each strip adds its own.
+// The numbers in brackets are the pairs: for k, then for b, a square with y's at t * STEPS + u and s's at
+// u * STEPS + t (steps counted from 0).
 
-#include "matrix_state.h"
+#include "matrix_passes.h"
 
 namespace receptance::RECEPTANCE_LEVEL {
 namespace {
 
-Row held(const Row *state, const float *a, int keys) {
-  Row s = {};
-  for (int j = 0; j < keys; ++j)
-    for (int n = 0; n < VECTORS; ++n) s[n] += state[j][n] * a[j];
-  return s;
-}
+struct Wkv7 {
+  static constexpr int KINDS = 2, INNER = 1;  // read by a and r; written by v at k and s at b
 
-// One token: `before` becomes `after` (which may be the same place). Returns y, and makes s that of the next token.
-Row advance(const Row *before, Row *after, const Keys token, const float *next_a, Row value, Row &s, int keys) {
-  const Row old = s;
-  Row y = {}, next = {};
-  for (int j = 0; j < keys; ++j) {
-    Row row = before[j];
-    for (int n = 0; n < VECTORS; ++n) {
-      row[n] = row[n] * token.w[j] + (old[n] * token.b[j] + value[n] * token.k[j]);
-      y[n] += row[n] * token.r[j];
-      next[n] += row[n] * next_a[j];
-    }
-    after[j] = row;
-  }
-  s = next;
-  return y;
-}
-
-template <class Element>
-void forward(const MatrixRecurrence &args, Strip<Element> &strip) {
-  const int keys = strip.keys;
-  Scratch scratch(keys);
-  Row *state = scratch.rows();
-  strip.load(args.state, state);
-  Row s = held(state, args.a + strip.key_at(0), keys);
-  for (std::int64_t t = 0; t < args.time; ++t) {
-    if (args.checkpoints && t % MATRIX_BLOCK == 0) strip.keep(state, t / MATRIX_BLOCK);
-    strip.read(t);
-    const float *next_a = args.a + strip.key_at(t + 1 < args.time ? t + 1 : t);
-    strip.set(advance(state, state, strip.token, next_a, strip.value(args.v, t), s, keys), args.y, t);
-  }
-  strip.save(state, args.state_end);
-}
-
-// One token going back, given the states before and after it. `gradient` is dS: of the state after the token, then of
-// the one before. Adds to dr, dw, dk, da, db of each key at `at`; returns dv.
-Row retreat(const MatrixRecurrence &args, std::int64_t at, const Keys token, const Row value, const Row grad_y,
-            const Row s, const Row *before, const Row *after, Row *gradient, int keys) {
-  Row grad_v = {}, q = {};
-  for (int begin = 0; begin < keys; begin += LANES) {
-    Vector r[LANES] = {}, w[LANES] = {}, k[LANES] = {}, b[LANES] = {};
-    const int end = keys - begin < LANES ? keys - begin : LANES;
-    for (int i = 0; i < end; ++i) {
-      const int j = begin + i;
-      Row row = gradient[j];
-      for (int n = 0; n < VECTORS; ++n) {
-        row[n] += grad_y[n] * token.r[j];
-        r[i] += grad_y[n] * after[j][n];
-        w[i] += row[n] * before[j][n];
-        k[i] += row[n] * value[n];
-        b[i] += row[n] * s[n];
-        grad_v[n] += row[n] * token.k[j];
-        q[n] += row[n] * token.b[j];
+  template <int STEPS>
+  static void prepare(Chunk &chunk) {
+    constexpr int SQUARE = STEPS * STEPS;
+    Vector pairs[vectors_of(2 * SQUARE) * LANES] = {};
+    for (int block = 0; block < chunk.blocks; ++block) {
+      const int first = block * STEPS;
+      Vector *reads = chunk.reads + 2 * first, *writes = chunk.writes + 2 * first;
+      Vector decay = all(1.0f), k[STEPS], b[STEPS];
+#pragma GCC unroll 4
+      for (int t = 0; t < STEPS; ++t) {
+        const Vector a = chunk.a[first + t], r = chunk.r[first + t], w = chunk.w[first + t];
+        reads[t] = decay * a;
+        decay *= w;
+        reads[STEPS + t] = decay * r;
+        for (int u = 0; u < t; ++u) {
+          pairs[u * STEPS + t] += k[u] * a;
+          pairs[SQUARE + u * STEPS + t] += b[u] * a;
+          k[u] *= w;
+          b[u] *= w;
+        }
+        k[t] = chunk.k[first + t];
+        b[t] = chunk.b[first + t];
+        for (int u = 0; u <= t; ++u) {
+          pairs[t * STEPS + u] += k[u] * r;
+          pairs[SQUARE + t * STEPS + u] += b[u] * r;
+        }
       }
-      gradient[j] = row;
+      chunk.decay[block] = decay;
+      for (int u = 0; u < STEPS; ++u) writes[u] = k[u], writes[STEPS + u] = b[u];
     }
-    add_some(sums(r), args.grad_r + at + begin, end);
-    add_some(sums(w) * load(token.w + begin), args.grad_w + at + begin, end);
-    add_some(sums(k), args.grad_k + at + begin, end);
-    add_some(sums(b), args.grad_b + at + begin, end);
+    sum_lanes<2 * SQUARE>(pairs, chunk.pairs);
   }
-  for (int begin = 0; begin < keys; begin += LANES) {
-    Vector a[LANES] = {};
-    const int end = keys - begin < LANES ? keys - begin : LANES;
-    for (int i = 0; i < end; ++i) {
-      const int j = begin + i;
-      for (int n = 0; n < VECTORS; ++n) {
-        a[i] += q[n] * before[j][n];
-        gradient[j][n] = gradient[j][n] * token.w[j] + q[n] * token.a[j];
+
+  template <int STEPS, bool WANTS_Y>
+  static void settle(Chunk &chunk, Vector *found) {
+    constexpr int SQUARE = STEPS * STEPS;
+    const int columns = chunk.columns;
+    for (int n = 0; n < columns; ++n) {
+      Vector v[STEPS], s[STEPS];
+#pragma GCC unroll 4
+      for (int t = 0; t < STEPS; ++t) {
+        v[t] = chunk.values[t * columns + n];
+        s[t] = found[t * columns + n];
+        for (int u = 0; u < t; ++u)
+          s[t] += v[u] * chunk.pair(u * STEPS + t) + s[u] * chunk.pair(SQUARE + u * STEPS + t);
+        chunk.values[(STEPS + t) * columns + n] = s[t];
+        if (!WANTS_Y) continue;
+        Vector y = found[(STEPS + t) * columns + n];
+        for (int u = 0; u <= t; ++u)
+          y += v[u] * chunk.pair(t * STEPS + u) + s[u] * chunk.pair(SQUARE + t * STEPS + u);
+        found[t * columns + n] = y;
       }
     }
-    add_some(sums(a), args.grad_a + at + begin, end);
   }
-  return grad_v;
-}
 
-template <class Element>
-void backward(const MatrixRecurrence &args, Strip<Element> &strip) {
-  const int keys = strip.keys;
-  Scratch scratch((MATRIX_BLOCK + 2) * keys + MATRIX_BLOCK);
-  Row *states = scratch.rows(), *gradient = states + (MATRIX_BLOCK + 1) * keys, *held_at = gradient + keys;
-  strip.load(args.grad_state_end, gradient);
-  for (std::int64_t block = blocks_of(args.time) - 1; block >= 0; --block) {
-    const std::int64_t begin = block * MATRIX_BLOCK;
-    const int steps = static_cast<int>(args.time - begin < MATRIX_BLOCK ? args.time - begin : MATRIX_BLOCK);
-    strip.recall(block, states);
-    Row s = held(states, args.a + strip.key_at(begin), keys);
-    for (int i = 0; i < steps; ++i) {
-      held_at[i] = s;
-      strip.read(begin + i);
-      const float *next_a = args.a + strip.key_at(i + 1 < steps ? begin + i + 1 : begin + i);
-      const Row value = strip.value(args.v, begin + i);
-      advance(states + i * keys, states + (i + 1) * keys, strip.token, next_a, value, s, keys);
-    }
-    for (int i = steps - 1; i >= 0; --i) {
-      const std::int64_t t = begin + i;
-      strip.read(t);
-      strip.set(retreat(args, strip.key_at(t), strip.token, strip.value(args.v, t), strip.value(args.grad_y, t),
-                        held_at[i], states + i * keys, states + (i + 1) * keys, gradient, keys),
-                args.grad_v, t);
+  template <int STEPS>
+  static void settle_gradients(const Chunk &chunk, const Gradients &gradients, Vector *pairs) {
+    constexpr int SQUARE = STEPS * STEPS;
+    const int columns = chunk.columns;
+    for (int n = 0; n < columns; ++n) {
+      const Vector *value = chunk.values + n;
+      Vector v[STEPS], s[STEPS];
+      for (int t = 0; t < STEPS; ++t) {
+        v[t] = gradients.of.values[t * columns + n];
+        s[t] = gradients.of.values[(STEPS + t) * columns + n];
+      }
+#pragma GCC unroll 4
+      for (int t = STEPS - 1; t >= 0; --t) {
+        const Vector y = gradients.found[(STEPS + t) * columns + n];
+        for (int u = 0; u <= t; ++u) {
+          v[u] += y * chunk.pair(t * STEPS + u);
+          s[u] += y * chunk.pair(SQUARE + t * STEPS + u);
+          pairs[t * STEPS + u] += y * value[u * columns];
+          pairs[SQUARE + t * STEPS + u] += y * value[(STEPS + u) * columns];
+        }
+        for (int u = 0; u < t; ++u) {
+          v[u] += s[t] * chunk.pair(u * STEPS + t);
+          s[u] += s[t] * chunk.pair(SQUARE + u * STEPS + t);
+          pairs[u * STEPS + t] += s[t] * value[u * columns];
+          pairs[SQUARE + u * STEPS + t] += s[t] * value[(STEPS + u) * columns];
+        }
+        gradients.found[t * columns + n] = s[t];
+        gradients.of.values[t * columns + n] = v[t];
+      }
     }
   }
-  strip.save(gradient, args.grad_state);
-}
 
-template <class Element>
-void run(const MatrixRecurrence &args, std::int64_t head) {
-  for_each_strip<Element>(args, head, args.grad_y ? backward<Element> : forward<Element>);
-}
+  template <int STEPS>
+  static void spread_gradients(const Chunk &chunk, const Gradients &gradients) {
+    constexpr int SQUARE = STEPS * STEPS;
+    const Chunk &of = gradients.of;
+    for (int block = 0; block < chunk.blocks; ++block) {
+      const int first = block * STEPS;
+      const Vector *reads = of.reads + 2 * first, *writes = of.writes + 2 * first;
+      // What is left at each token, just before its own decay, of the memory and of the earlier k and b.
+      Vector left[STEPS], k_left[STEPS][STEPS], b_left[STEPS][STEPS];
+      Vector grad_decay = of.decay[block], grad_k[STEPS], grad_b[STEPS];
+#pragma GCC unroll 4
+      for (int t = 0; t < STEPS; ++t) {
+        left[t] = t ? left[t - 1] * chunk.w[first + t - 1] : all(1.0f);
+        for (int u = 0; u < t; ++u) {
+          k_left[t][u] = t - u > 1 ? k_left[t - 1][u] * chunk.w[first + t - 1] : chunk.k[first + u];
+          b_left[t][u] = t - u > 1 ? b_left[t - 1][u] * chunk.w[first + t - 1] : chunk.b[first + u];
+        }
+        grad_k[t] = writes[t];
+        grad_b[t] = writes[STEPS + t];
+      }
+#pragma GCC unroll 4
+      for (int t = STEPS - 1; t >= 0; --t) {
+        const Vector r = chunk.r[first + t], a = chunk.a[first + t], w = chunk.w[first + t];
+        Vector grad_r = reads[STEPS + t] * left[t], grad_a = reads[t] * left[t];
+        for (int u = 0; u < t; ++u) {
+          grad_r += k_left[t][u] * of.pair(t * STEPS + u) + b_left[t][u] * of.pair(SQUARE + t * STEPS + u);
+          grad_a += k_left[t][u] * of.pair(u * STEPS + t) + b_left[t][u] * of.pair(SQUARE + u * STEPS + t);
+        }
+        of.a[first + t] = grad_a;
+        of.r[first + t] = grad_r * w + chunk.k[first + t] * of.pair(t * STEPS + t) +
+                          chunk.b[first + t] * of.pair(SQUARE + t * STEPS + t);
+        for (int u = 0; u <= t; ++u) {
+          grad_k[u] += r * of.pair(t * STEPS + u);
+          grad_b[u] += r * of.pair(SQUARE + t * STEPS + u);
+        }
+        of.k[first + t] = grad_k[t];
+        of.b[first + t] = grad_b[t];
+        grad_decay += reads[STEPS + t] * r;
+        Vector grad_w = grad_decay * left[t];
+        grad_decay = grad_decay * w + reads[t] * a;
+        for (int u = 0; u < t; ++u) {
+          grad_w += grad_k[u] * k_left[t][u] + grad_b[u] * b_left[t][u];
+          grad_k[u] = grad_k[u] * w + a * of.pair(u * STEPS + t);
+          grad_b[u] = grad_b[u] * w + a * of.pair(SQUARE + u * STEPS + t);
+        }
+        of.w[first + t] = grad_w * w;
+      }
+    }
+  }
+};
 
 }  // namespace
 
-void wkv7(const MatrixRecurrence &args, std::int64_t head) {
-  args.type == Type::bfloat16 ? run<bfloat16>(args, head) : run<float>(args, head);
-}
+void wkv7(const MatrixRecurrence &args, std::int64_t head) { run<Wkv7>(args, head); }
 
 }  // namespace receptance::RECEPTANCE_LEVEL

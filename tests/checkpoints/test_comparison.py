@@ -26,7 +26,9 @@ def test_a_model_read_part_by_part_gives_the_logits_of_the_whole(
     tokens = comparison.fixed_tokens(model.config.vocabulary_size)
     with torch.inference_mode():
         whole, _ = model(tokens)
-    assert torch.equal(comparison.logits(checkpoints.open_model(tmp_path / "a"), tokens), whole.double())
+    assert torch.equal(
+        comparison.logits(checkpoints.open_model(tmp_path / "a"), tokens, dtype), whole.double()
+    )
 
 
 def test_two_files_of_one_model_are_equal(tmp_path: Path) -> None:

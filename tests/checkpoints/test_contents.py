@@ -32,3 +32,19 @@ def test_an_error_shows_the_path_and_the_name_that_the_tensor_has_in_the_file(
 ) -> None:
     with pytest.raises(CheckpointError, match=rf"model\.bin: 'rwkv\.{name}' {says}"):
         CONTENTS.shape(name, axes)
+
+
+def test_what_is_taken_is_what_was_expected() -> None:
+    taken = CONTENTS.take({"emb.weight": (11, 8)}, "RWKV4", "the config")
+    assert taken["emb.weight"].shape == (11, 8)
+    assert CONTENTS.take({}, "RWKV4", "the config", unused=["emb.weight"]) == {}
+    for expected, says in (
+        ({"emb.weight": (11, 9)}, r"'rwkv\.emb\.weight' is \(11, 8\), but the config needs \(11, 9\)"),
+        ({}, r"'rwkv\.emb\.weight' is no tensor of RWKV4"),
+        (
+            {"emb.weight": (11, 8), "head.weight": (2,), "b": (2,)},
+            r"'rwkv\.head\.weight' is missing \(and 1 more",
+        ),
+    ):
+        with pytest.raises(CheckpointError, match=says):
+            CONTENTS.take(expected, "RWKV4", "the config")

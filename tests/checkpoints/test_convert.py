@@ -46,8 +46,8 @@ def test_the_destination_tells_the_format(
 
 def test_the_format_may_be_given(tmp_path: Path, source: Path) -> None:
     assert checkpoints.convert(source, tmp_path / "model.bin", format="pth").destination.format == "pth"
-    with pytest.raises(ConfigError, match=r"'\.bin' says nothing about the format"):
-        checkpoints.convert(source, tmp_path / "other.bin")
+    with pytest.raises(ConfigError, match=r"'\.zip' says nothing about the format"):
+        checkpoints.convert(source, tmp_path / "other.zip")
 
 
 def test_metadata_and_the_name_of_the_tokenizer_go_along(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_weights_of_transformers_are_read_with_their_folder(tmp_path: Path, part
         ("Datei nicht gefunden: größer".encode(), "it is text"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"GGUF\x03\0\0\0" + bytes(100), "GGUF"),
-        (b"fmgg\x65\0\0\0" + bytes(100), r"rwkv\.cpp"),
+        (b"fmgg\x65\0\0\0" + bytes(100), "the tensor at byte 24 has 0 axes"),
         (b"\x80\x02}q\x00.", "bare pickle"),
         (bytes(1000), None),
         (bytes(range(256)), None),

@@ -100,11 +100,6 @@ def test_the_authors_experiments_are_refused(shared: Path, name: str) -> None:
         checkpoints.load(shared / "data" / "checkpoints" / name)
 
 
-def test_a_file_of_rwkv_cpp_is_refused_by_its_name(shared: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"rwkv\.cpp"):
-        checkpoints.load(shared / "data" / "tiny-models" / "rwkv-cpp-bin" / "tiny-rwkv-4v0-660K-FP16.bin")
-
-
 @pytest.mark.parametrize("generation", sorted(EXAMPLES))
 @pytest.mark.parametrize("format_name", ["receptance", "pth"])
 def test_every_generation_comes_back_from_every_format(

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from receptance.checkpoints.names import (
     WRAPPER_PREFIXES,
+    tuned_state_shapes,
     without_padding,
     wrapper_prefix,
 )
+from receptance.models import RWKV7Config
 from tests.checkpoints.files import official, random_model
 
 
@@ -34,3 +36,12 @@ def test_padding_comes_off_only_where_it_gives_the_shape() -> None:
     assert without_padding((5, 1), (5,)) == (5, 1)
     assert without_padding((1, 1, 5), (7,)) == (1, 1, 5)
     assert without_padding((1, 1, 1), (1,)) == (1,)
+
+
+def test_a_tuned_state_has_a_matrix_for_each_head_of_each_layer() -> None:
+    config = RWKV7Config(vocabulary_size=5, num_layers=2, hidden_size=24, head_size=8)
+    assert tuned_state_shapes(config) == {
+        "blocks.0.att.time_state": (3, 8, 8),
+        "blocks.1.att.time_state": (3, 8, 8),
+    }
+    assert tuned_state_shapes(random_model().config) == {}

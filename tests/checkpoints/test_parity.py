@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import warnings
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import receptance
 from receptance import checkpoints
 from receptance.checkpoints.writers import FormatName
 from receptance.models import AnyModel
@@ -130,6 +132,43 @@ def test_the_pip_package_gives_the_same_logits_and_state_in_every_generation(
         ours = (state.time_shift, state.wkv, state.channel_shift)
         for tensor, expected in zip(ours, after[3 * layer : 3 * layer + 3], strict=True):
             torch.testing.assert_close(tensor[layer, 0], expected.detach(), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("generation", ["5.0", "5.1", "5.2", "6", "7"])
+def test_the_pip_package_starts_from_the_same_tuned_state(
+    tmp_path: Path,
+    pip_model: Callable[[Path], Any],
+    pip_model_of_rwkv7: Callable[[Path], Any],
+    generation: str,
+) -> None:
+    model = example(generation, torch.float32)
+    heads, size, layers = model.config.num_heads, model.config.head_size, range(model.config.num_layers)
+    generator = torch.Generator().manual_seed(4)
+    tuned = {
+        f"blocks.{layer}.att.time_state": torch.randn(heads, size, size, generator=generator)
+        for layer in layers
+    }
+    checkpoints.save(model, tmp_path / "plain.pth", format="pth")
+    plain = torch.load(tmp_path / "plain.pth", weights_only=True)
+    torch.save(plain | tuned, tmp_path / "model.pth")
+    if generation == "7":  # the package does not look for it in the file
+        theirs, nothing = pip_model_of_rwkv7(tmp_path / "plain.pth"), torch.zeros(model.config.hidden_size)
+        start = [
+            part
+            for layer in layers
+            for part in (nothing.clone(), tuned[f"blocks.{layer}.att.time_state"], nothing.clone())
+        ]
+    else:
+        theirs, start = pip_model(tmp_path / "model.pth"), None
+    lm = receptance.load(tmp_path / "model.pth")
+    tokens = random_tokens(model, 8)
+    expected, _ = theirs.forward(tokens[0].tolist(), copy.deepcopy(start), full_output=True)
+    first, _ = theirs.forward(tokens[0, :1].tolist(), copy.deepcopy(start))
+    logits = lm(tokens)[0][0]
+    assert_close(logits, expected)
+    assert_close(logits[0], first)
+    without = receptance.load(tmp_path / "model.pth", state="zero")(tokens)[0][0]
+    assert float((without - logits)[0].abs().max()) > 0.1
 
 
 def test_the_pip_package_ends_in_the_same_state(tmp_path: Path, pip_model: Callable[[Path], Any]) -> None:

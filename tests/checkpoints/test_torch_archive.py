@@ -78,3 +78,18 @@ def test_a_file_without_a_directory_is_said_to_be_cut_off(archive: Path) -> None
     archive.write_bytes(archive.read_bytes()[:700])
     with pytest.raises(CheckpointError, match="ends at byte 700 without one: it is cut off"):
         torch_archive.read_records(archive)
+
+
+def test_bytes_that_are_missing_in_the_middle_are_an_error_of_ours(archive: Path) -> None:
+    content = archive.read_bytes()
+    archive.write_bytes(content[:64] + content[104:])  # the first record now begins before the file
+    with pytest.raises(CheckpointError, match=r"the directory of the zip archive puts .* before the file's"):
+        torch_archive.read_records(archive)
+
+
+def test_an_archive_on_several_disks_is_an_error_of_ours(archive: Path) -> None:
+    content = bytearray(archive.read_bytes())
+    content[content.rindex(b"PK\x06\x07") + 16] = 2  # the number of disks
+    archive.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"the directory of the zip archive is damaged.*disks"):
+        torch_archive.read_records(archive)

@@ -11,11 +11,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from receptance import checkpoints
 from receptance.cli.main import main
 from receptance.inference import Sampling, load
+from tests.checkpoints.adapters import random_lora, saved
+from tests.checkpoints.test_tuned_state import random_state
 from tests.inference.models import random_model
+from tests.models.examples import example
 
 BASE = ("--max-tokens", "12", "--seed", "3")
 
@@ -224,3 +228,25 @@ def test_on_a_terminal_the_prompt_is_dim_control_characters_are_visible_and_spee
     assert shown.startswith("\x1b[2mHi␛[31m\x1b[0m␛␛␛\n")
     assert "tokens: 7 read at" in shown
     assert "ended by --max-tokens; seed" in shown
+
+
+def test_an_adapter_is_merged_and_must_say_its_alpha(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = saved(tmp_path / "adapter.pth", random_lora(random_model()))
+    arguments = ("generate", model, "--prompt", "Once", *BASE, "--lora", str(adapter))
+    assert main([*arguments, "--lora-alpha", "8"]) == 0
+    expected = load(model, lora=adapter, lora_alpha=8.0).generate("Once", max_tokens=12, seed=3)
+    assert capsys.readouterr().out == expected + "\n"
+    assert expected != load(model).generate("Once", max_tokens=12, seed=3)
+    assert main([*arguments]) == 1
+    assert "does not say what alpha is" in capsys.readouterr().err
+
+
+def test_a_state_for_a_model_without_one_is_refused(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seven = example("7", torch.float32)
+    checkpoints.save_state(random_state(seven), seven.config, tmp_path / "state.pth")
+    assert main(["generate", model, "--prompt", "a", *BASE, "--state", str(tmp_path / "state.pth")]) == 1
+    assert "RWKV-4 cannot start from this tuned state" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 import receptance
 from receptance import checkpoints, kernels, native
 from receptance.cli.main import main
+from tests.checkpoints.test_tuned_state import random_state
 from tests.inference.models import random_model
 from tests.models.examples import EXAMPLES, example
 
@@ -130,3 +132,15 @@ def test_a_file_that_is_no_model_is_an_error(tmp_path: Path, capsys: pytest.Capt
     path.write_bytes(b"")
     assert main(["info", str(path)]) == 1
     assert capsys.readouterr().err == f"error: {path}: it is empty (0 bytes).\n"
+
+
+def test_a_model_that_carries_a_tuned_state_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seven = example("7", torch.float32)
+    checkpoints.save(seven, tmp_path / "a.safetensors", state=random_state(seven))
+    checkpoints.save(seven, tmp_path / "b.safetensors")
+    shown = info(capsys, str(tmp_path / "a"))
+    assert re.search(r"^texts start from +a tuned state that the file carries$", shown, re.MULTILINE)
+    assert "tuned state" not in info(capsys, str(tmp_path / "b"))
+    assert json.loads(info(capsys, str(tmp_path / "a"), "--json"))["has_tuned_state"] is True

@@ -10,7 +10,10 @@ import torch
 
 from receptance import checkpoints, inference, kernels
 from receptance.cli.main import main
+from tests.checkpoints.adapters import random_lora, saved
+from tests.checkpoints.test_tuned_state import random_state
 from tests.inference.models import random_model
+from tests.models.examples import example
 
 
 @pytest.fixture
@@ -149,3 +152,15 @@ def test_what_makes_no_sense_with_two_files_is_refused(
 ) -> None:
     assert main(["verify", model, "--against", other, *arguments]) == 1
     assert complaint in capsys.readouterr().err
+
+
+def test_a_model_with_what_lies_on_top_of_it_is_verified(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seven = example("7", torch.float32)
+    checkpoints.save(seven, tmp_path / "model.safetensors", state=random_state(seven))
+    adapter = str(saved(tmp_path / "adapter.pth", random_lora(seven)))
+    assert main(["verify", str(tmp_path), "--tokens", "30", "--lora", adapter, "--lora-alpha", "2"]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path), "--against", str(tmp_path), "--state", "zero"]) == 1
+    assert "leave out what changes how one is read" in capsys.readouterr().err

@@ -80,6 +80,31 @@ def test_a_store_of_another_size_is_refused(folder: Path) -> None:
 
 
 def test_the_tokenizer_file_lies_in_the_folder(folder: Path) -> None:
-    change(folder, tokenizer_file="../tokenizer.json")
-    with pytest.raises(DataError, match="name without folders"):
-        open_tokenizer(folder)
+    for name in ("../tokenizer.json", "/etc/tokenizer.json", "..", "a/tokenizer.json", "a\0.json", ""):
+        change(folder, tokenizer_file=name)
+        with pytest.raises(DataError, match="name without folders"):
+            read_description(folder)
+
+
+def test_without_a_file_the_tokenizer_is_a_name_and_no_path(folder: Path) -> None:
+    for name in ("../tokenizer.json", "/etc", str(folder), "nonsense"):
+        change(folder, tokenizer_file=None, tokenizer=name)
+        with pytest.raises(DataError, match=r"without a tokenizer_file it must be one of bytes, world"):
+            open_tokenizer(folder)
+
+
+def test_there_are_two_splits_at_most(folder: Path) -> None:
+    train = json.loads((folder / "data.json").read_text())["splits"]["train"]
+    change(folder, splits={"train": train, "../train": train})
+    with pytest.raises(DataError, match=r"there is a split '\.\./train', but only train and validation"):
+        read_description(folder)
+
+
+def test_a_description_beyond_reason_is_refused_unread(folder: Path) -> None:
+    (folder / "data.json").write_bytes(b'{"a": [' + b"[]," * 40_000 + b"[]]}")
+    with pytest.raises(DataError, match=r"data\.json: has 120,011 bytes, but the description"):
+        read_description(folder)
+    (folder / "data.json").unlink()
+    (folder / "data.json").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"data\.json: is not a file"):
+        read_description(folder)

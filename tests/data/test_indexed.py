@@ -298,3 +298,8 @@ def test_an_index_that_cannot_take_its_name_leaves_no_bin(
     with pytest.raises(OSError, match="no space"):
         write(tmp_path / "store", [[1]])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_too_long_is_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be the name of a token store: File name too long"):
+        TokenStore(tmp_path / ("a" * 5000))

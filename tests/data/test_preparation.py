@@ -106,6 +106,17 @@ def test_the_description_counts_what_the_stores_hold(tmp_path: Path, source: Pat
     )
 
 
+def test_however_many_sources_there_are_their_description_can_be_read(tmp_path: Path) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("a text")
+    sources = [source] * (50_000 // len(str(source)))
+    description = prepare(sources, tmp_path / "out", tokenizer="bytes")
+    assert read_description(tmp_path / "out") == description
+    first, *_, last = description.made_by["sources"]
+    assert first == str(source)
+    assert last == f"… and {len(sources) - len(description.made_by['sources']) + 1:,} more"
+
+
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
 def test_the_same_texts_give_the_same_bytes(tmp_path: Path, source: Path, tokenizer: str) -> None:
     for name in ("one", "two"):

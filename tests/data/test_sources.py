@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import bz2
 import gzip
 import importlib
 import io
 import json
 import lzma
-from collections.abc import Callable
+import os
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -276,3 +279,36 @@ def test_any_bytes_are_texts_or_an_error_that_names_the_file(
         for text in texts:
             text.encode()
             assert not text.isspace()
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".bz2"])
+@pytest.mark.parametrize("kind", [".txt", ".jsonl"])
+def test_a_document_that_unpacks_to_far_more_than_text_does_is_refused(
+    tmp_path: Path, kind: str, suffix: str
+) -> None:
+    pack = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}[suffix]
+    path = tmp_path / f"a{kind}{suffix}"
+    path.write_bytes(pack(b'{"text": "' + b" " * 20_000_000 + b'"}'))
+    with pytest.raises(
+        DataError, match=rf"a{kind}{suffix}: a document in it unpacks to more than 16,777,216"
+    ):
+        list(Sources([path]))
+
+
+def test_a_packed_document_may_be_as_long_as_its_file_allows(tmp_path: Path) -> None:
+    text = base64.b64encode(random.Random(0).randbytes(13_000_000)).decode()  # packs to three quarters
+    assert len(text) > 2**24
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(text.encode(), 1))
+    assert list(Sources([tmp_path])) == [text]
+
+
+def test_folders_in_folders_are_searched_or_refused_however_deep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_deep(folder: Path, **_: object) -> Iterator[tuple[str, list[str], list[str]]]:
+        yield str(folder), ["d"], []
+        raise RecursionError
+
+    monkeypatch.setattr(os, "walk", too_deep)
+    with pytest.raises(DataError, match="too deep to be searched"):
+        list(Sources([tmp_path]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from receptance import checkpoints
 from receptance.errors import CheckpointError, ConfigError, TokenizerError
 from receptance.inference import Loaded, load
 from receptance.inference.sampling import Sampling
+from receptance.models import RWKV7, RWKV7Config
 from receptance.tokenizers import load_tokenizer
 from tests.inference.models import Scripted, random_model
+from tests.models.examples import example
 
 
 @pytest.fixture
@@ -150,3 +153,42 @@ def test_a_stream_that_is_dropped_half_way_leaves_no_trace() -> None:
     stream = Loaded(checkpoint).stream("x")
     assert next(stream) == "a"
     assert not torch.is_inference_mode_enabled()
+
+
+def test_texts_start_from_a_tuned_state_each_in_its_row(tmp_path: Path) -> None:
+    model = example("7", torch.float32)
+    zero = model.initial_state(1)
+    state = replace(zero, wkv=torch.randn(zero.wkv.shape, generator=torch.Generator().manual_seed(1)))
+    checkpoints.save(model, tmp_path / "model.safetensors", state=state)
+    lm, plain = load(tmp_path / "model"), load(tmp_path / "model", state="zero")
+    tokens = torch.randint(29, (3, 6), generator=torch.Generator().manual_seed(0))
+    logits, after = lm(tokens)
+    assert not torch.allclose(logits, plain(tokens)[0], atol=1e-2)
+    for row in range(3):
+        torch.testing.assert_close(logits[row : row + 1], lm(tokens[row : row + 1])[0])
+    torch.testing.assert_close(logits, plain(tokens, lm.initial_state(3))[0], rtol=0, atol=0)
+    torch.testing.assert_close(lm(tokens, after)[0], plain(tokens, after)[0], rtol=0, atol=0)
+    assert torch.equal(lm.initial_state().wkv, state.wkv)
+    assert not plain.initial_state(2).wkv.any()
+
+
+def test_what_is_generated_starts_from_the_tuned_state(tmp_path: Path) -> None:
+    model = RWKV7(RWKV7Config(vocabulary_size=256, num_layers=2, hidden_size=16, head_size=4))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
+    zero = model.initial_state(1)
+    state = replace(zero, wkv=5 * torch.randn(zero.wkv.shape, generator=generator))
+    checkpoints.save(model, tmp_path / "model.safetensors", tokenizer="bytes")
+    checkpoints.save_state(state, model.config, tmp_path / "state.pth")
+    lm = load(tmp_path / "model", state=tmp_path / "state.pth")
+    pieces = [piece.token for piece in lm.pieces("Once", max_tokens=8, sampling=Sampling(temperature=0))]
+    tokens, expected = torch.tensor([list(b"Once")]), []
+    for _ in range(8):
+        logits, state = model(tokens, state)
+        expected.append(int(logits[0, -1].argmax()))
+        tokens = torch.tensor([expected[-1:]])
+    assert pieces == expected[: len(pieces)]  # its end-of-text token may come
+    plain = load(tmp_path / "model").pieces("Once", max_tokens=8, sampling=Sampling(temperature=0))
+    assert pieces != [piece.token for piece in plain]

@@ -148,3 +148,14 @@ def test_tokens_that_the_model_does_not_know_are_refused() -> None:
 def test_a_single_token_cannot_be_split() -> None:
     with pytest.raises(ConfigError, match="at least 2 tokens, but there are 1"):
         verify(random_model(), TOKENS[:, :1])
+
+
+@pytest.mark.parametrize("generation", ["6", "7"])
+def test_a_text_may_start_from_a_state(generation: str) -> None:
+    model = example(generation, torch.float32)
+    tokens = TOKENS[:1] % 29
+    _, state = model(tokens)
+    verification = verify(model, tokens, state=state.detach())
+    assert verification.passed
+    with torch.no_grad():
+        assert verification.scale == pytest.approx(float(model(tokens, state)[0].abs().max()))

@@ -6,7 +6,16 @@ import torch
 from receptance import kernels, native
 from receptance.errors import KernelError
 from receptance.kernels.matrix_operator import BLOCK
-from tests.kernels.matrix_cases import NARROW, OPERATORS, Way, call, make_inputs, run
+from tests.kernels.matrix_cases import (
+    NARROW,
+    OPERATORS,
+    Way,
+    assert_as_expected,
+    call,
+    case,
+    make_inputs,
+    run,
+)
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=str(native.unavailable_reason()))
 
@@ -15,6 +24,24 @@ def test_the_blocks_are_those_of_the_native_library() -> None:
     library = native.library()
     assert library is not None
     assert library.receptance_matrix_block() == BLOCK
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("level", native.levels())
+@pytest.mark.parametrize("time", [2, 3, 4, 5, 35])
+def test_any_number_of_tokens_keys_and_values_may_be_left_over(operator: str, level: str, time: int) -> None:
+    inputs, weights, expected = case(operator, time, (17, 49), torch.float32)
+    way = Way(operator, "native", torch.float32, level)
+    assert_as_expected(way, run(way, inputs, weights), expected)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("sizes", [(0, 8), (8, 0)], ids=str)
+def test_a_head_without_keys_or_values_is_served(operator: str, sizes: tuple[int, int]) -> None:
+    inputs = make_inputs(operator, 5, sizes)
+    weights = [torch.ones_like(x) for x in call(Way(operator, "reference"), inputs)]
+    results = run(Way(operator, "native"), inputs, weights)
+    assert all(bool((x == 0).all()) for x in results.values())
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

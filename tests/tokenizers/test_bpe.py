@@ -190,6 +190,33 @@ def test_settings_of_the_file_that_lose_or_add_text_are_not_obeyed(
     assert load_tokenizer(path).encode(PROSE) == trained.encode(PROSE)
 
 
+def test_what_makes_a_text_many_times_as_long_is_refused(contents: dict[str, Any], tmp_path: Path) -> None:
+    ten = {"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaaaa"}
+    for normalizer in (ten, {"type": "Sequence", "normalizers": [{"type": "NFC"}, ten, ten]}):
+        with pytest.raises(TokenizerError, match=r"has a normalizer 'Replace', which may turn"):
+            load_tokenizer(write(tmp_path, contents, normalizer=normalizer))
+    forms = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]}
+    assert load_tokenizer(write(tmp_path, contents, normalizer=forms)).encode("Ａ") == [
+        contents["model"]["vocab"]["a"]
+    ]
+
+
+def test_an_added_token_of_absurd_length_is_refused(contents: dict[str, Any], tmp_path: Path) -> None:
+    for text in ("x" * 5000, "\u00e9" * 5000):
+        tokens = [*contents["added_tokens"], added(5000, text, special=False)]
+        with pytest.raises(TokenizerError, match=r"added token has more than 4,096 characters"):
+            load_tokenizer(write(tmp_path, contents, added_tokens=tokens))
+
+
+def test_an_expression_that_the_package_gives_up_on_is_an_error(
+    contents: dict[str, Any], tmp_path: Path
+) -> None:
+    slow = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
+    tokenizer = load_tokenizer(write(tmp_path, contents, pre_tokenizer=slow))
+    with pytest.raises(TokenizerError, match="the package tokenizers gives up on it"):
+        tokenizer.encode("x" * 100)
+
+
 @pytest.mark.parametrize("whole_words", [True, False])
 def test_a_merge_that_spells_a_special_token_is_undone(
     contents: dict[str, Any], tmp_path: Path, whole_words: bool

@@ -87,7 +87,10 @@ def test_a_folder_without_vocabulary_is_an_error_that_says_what_is_looked_for(ch
         load_tokenizer(checkpoint)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "no/such/folder", "missing.json", "missing.txt", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["gpt2", "no/such/folder", "missing.json", "missing.txt", "", "a" * 5000, "~nobody-of-that-name/x"],
+)
 def test_what_does_not_exist_is_an_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TokenizerError):

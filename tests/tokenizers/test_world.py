@@ -184,6 +184,16 @@ def test_a_file_without_every_byte_is_refused(tmp_path: Path) -> None:
         load_tokenizer(path)
 
 
+def test_tokens_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = ["".join(letters[(i * j) % 26] for j in range(1, 2000)) + f"{i:05}" for i in range(600)]
+    path = vocabulary_file(tmp_path, *(f"{300 + i} {t!r} {len(t)}" for i, t in enumerate(tokens)))
+    with pytest.raises(
+        TokenizerError, match=r"its 856 tokens have 1,202,656 bytes together, .* 1,048,576 at most"
+    ):
+        load_tokenizer(path)
+
+
 def test_the_published_name_is_kept_for_the_published_vocabulary(tmp_path: Path) -> None:
     whole = PACKAGE_VOCABULARY.read_bytes().splitlines(keepends=True)
     path = tmp_path / "rwkv_vocab_v20230424.txt"

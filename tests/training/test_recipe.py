@@ -50,6 +50,35 @@ def test_defaults_are_those_of_the_published_models(recipe: Path) -> None:
     assert config.run.folder == Path("runs/x")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed = " + "9" * 5000,
+        "a = " + "[" * 9000,
+        "a = " + "{a=" * 2000 + "1" + "}" * 2000,
+        ".".join(["a"] * 4000) + " = 1",
+        "[" + ".".join(["a"] * 4000) + "]",
+        "#" * 10_000,
+        "\ufeff" + SMALLEST,
+    ],
+    ids=["digits", "lists", "tables", "a key", "a header", "size", "mark"],
+)
+def test_a_text_that_a_parser_suffers_from_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "recipe.toml").write_text(SMALLEST + text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"recipe\.toml"):
+        load_config(tmp_path / "recipe.toml")
+
+
+def test_of_many_mistakes_the_first_are_shown(tmp_path: Path) -> None:
+    keys = "".join(f"k{number} = 1\n" for number in range(500))
+    (tmp_path / "recipe.toml").write_text(SMALLEST + keys, encoding="utf-8")
+    with pytest.raises(ConfigError) as error:
+        load_config(tmp_path / "recipe.toml")
+    lines = str(error.value).splitlines()
+    assert len(lines) == 11
+    assert lines[-1].endswith("and 490 more.")
+
+
 def test_a_saved_config_loads_as_the_same(recipe: Path, tmp_path: Path) -> None:
     config = load_config(recipe, ["--optimizer.epsilon=1e-18", "--run.folder=a 'b' \\ \"c\" é"])
     save_config(config, tmp_path / "saved.toml")
@@ -137,7 +166,7 @@ def test_a_bad_file_is_named_with_all_that_is_wrong_in_it(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("contents", "reason"),
-    [(b"[run\n", "not valid TOML"), (b"\xff", "byte 0 is not UTF-8"), (None, "No such file")],
+    [(b"[run\n", "not valid TOML"), (b"\xff", "byte 0 is not UTF-8"), (None, "does not exist")],
 )
 def test_an_unreadable_recipe_says_why(tmp_path: Path, contents: bytes | None, reason: str) -> None:
     path = tmp_path / "recipe.toml"

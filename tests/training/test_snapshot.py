@@ -50,15 +50,25 @@ def test_another_file_is_no_snapshot(tmp_path: Path) -> None:
         load_snapshot(path)
 
 
-def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model", "{"),
+        ("model", "[]"),
+        ("recipe", "NaN"),
+        ("data", "[" * 100_000),
+        ("position", "3"),
+        ("position", '{"step": "8"}'),
+        ("position", '{"step": -1}'),
+        ("position", '{"tokens": 1.5}'),
+        ("position", '{"seconds": NaN}'),
+        ("position", '{"seconds": -1}'),
+    ],
+)
+def test_a_damaged_header_is_refused(tmp_path: Path, key: str, value: str) -> None:
     path = tmp_path / "s.safetensors"
-    metadata = {
-        "format": "receptance training snapshot 1",
-        "position": "{}",
-        "model": "{",
-        "data": "{}",
-        "recipe": "{}",
-    }
+    metadata = {"format": "receptance training snapshot 1", "position": "{}", "model": "{}"}
+    metadata |= {"data": "{}", "recipe": "{}", key: value}
     save_file({"a": torch.zeros(2)}, path, metadata=metadata)
     with pytest.raises(TrainingError, match="header of this snapshot is damaged"):
         load_snapshot(path)

@@ -3,6 +3,20 @@
 from receptance.checkpoints.comparison import Comparison, compare
 from receptance.checkpoints.convert import Conversion, convert
 from receptance.checkpoints.load import Checkpoint, load, open_model
-from receptance.checkpoints.save import save
+from receptance.checkpoints.parts import PartConversion
+from receptance.checkpoints.save import save, save_state
+from receptance.checkpoints.tuning import Tuning
 
-__all__ = ["Checkpoint", "Comparison", "Conversion", "compare", "convert", "load", "open_model", "save"]
+__all__ = [
+    "Checkpoint",
+    "Comparison",
+    "Conversion",
+    "PartConversion",
+    "Tuning",
+    "compare",
+    "convert",
+    "load",
+    "open_model",
+    "save",
+    "save_state",
+]

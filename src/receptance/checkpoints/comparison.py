@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from receptance.checkpoints import tuned_state
 from receptance.checkpoints.stored_model import StoredModel
 from receptance.errors import CheckpointError
 
@@ -42,11 +43,16 @@ def compare(
 
     Raises CheckpointError when the two are not of one generation and size.
     """
+    if bool(one.tuned_state) != bool(other.tuned_state):
+        with_state, without = (one, other) if one.tuned_state else (other, one)
+        raise CheckpointError(
+            f"{with_state.path} carries a tuned initial state, and {without.path} has none."
+        )
     shapes = [{name: weight.shape for name, weight in model.weights.items()} for model in (one, other)]
     if shapes[0] != shapes[1]:
         raise CheckpointError(f"{other.path}: it holds {other.config} and not {one.config}.")
     tokens = fixed_tokens(one.config.vocabulary_size) if tokens is None else tokens
-    ours, theirs = logits(one, tokens), logits(other, tokens)
+    ours, theirs = (logits(model, tokens, common_dtype(one, other)) for model in (one, other))
     settings = [asdict(model.config) for model in (one, other)]
     return Comparison(
         num_weights=len(one.weights),
@@ -66,8 +72,8 @@ def compare(
 def unequal_weights(one: StoredModel, other: StoredModel) -> dict[str, float]:
     """Return the largest difference of each weight that is not equal, value for value, in both models."""
     differences = {}
-    for name, weight in one.weights.items():
-        difference = _largest_difference(weight.read(), other.weights[name].read())
+    for name, weight in one.tensors.items():
+        difference = _largest_difference(weight.read(), other.tensors[name].read())
         if difference:
             differences[name] = difference
     return differences
@@ -83,13 +89,15 @@ def _largest_difference(one: Tensor, other: Tensor) -> float:
 
 
 @torch.inference_mode()
-def logits(stored: StoredModel, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time vocabulary"]:
-    """Return the logits over some tokens, in float64.
+def logits(
+    stored: StoredModel, tokens: Int[Tensor, "batch time"], dtype: torch.dtype | None = None
+) -> Float[Tensor, "batch time vocabulary"]:
+    """Return the logits over some tokens of the model in a number format, or in its own.
 
     Each part of a layer is read when its turn comes and forgotten afterwards, so that a model larger than the
     memory runs too.
     """
-    stored = stored.cast(stored.dtype)
+    stored = stored.cast(dtype or stored.dtype)
     model = stored.empty().eval()
     names = {module: f"{name}." for name, module in model.named_modules()}
 
@@ -106,11 +114,17 @@ def logits(stored: StoredModel, tokens: Int[Tensor, "batch time"]) -> Float[Tens
         module.to("meta")
 
     fill(model.head)  # the model asks it for its device and its dtype
+    start = tuned_state.as_state(stored.tuned_state, model, len(tokens)) if stored.tuned_state else None
     for part in (model.emb, *(part for block in model.layers for part in block.children()), model.ln_out):
         part.register_forward_pre_hook(fill)
         part.register_forward_hook(forget)
-    found: Tensor = model(tokens)[0]
+    found: Tensor = model(tokens, start)[0]
     return found.double()
+
+
+def common_dtype(one: StoredModel, other: StoredModel) -> torch.dtype:
+    """Return the number format to run both in, so that only what the files hold makes a difference."""
+    return torch.promote_types(one.dtype, other.dtype)
 
 
 def fixed_tokens(vocabulary_size: int) -> Int[Tensor, "batch time"]:

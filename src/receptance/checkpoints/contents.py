@@ -13,6 +13,7 @@ from torch import Tensor
 from receptance.checkpoints.names import without_padding
 from receptance.errors import CheckpointError
 
+LONGEST_NAME = 200  # of a tensor in a message
 FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -84,7 +85,12 @@ class Contents:
 
     def wrong(self, name: str, what: str) -> CheckpointError:
         """Return the error that a tensor is wrong, under the name that it has in the file."""
-        return CheckpointError(f"{self.path}: {self.name_in_file(name)!r} {what}")
+        return CheckpointError(f"{self.path}: {self.shown(name)} {what}")
+
+    def shown(self, name: str) -> str:
+        """Return the name that a tensor has in the file, in quotes and not too long for a message."""
+        in_file = self.name_in_file(name)
+        return repr(in_file if len(in_file) <= LONGEST_NAME else f"{in_file[:LONGEST_NAME]}…")
 
     def shape(self, name: str, ndim: int) -> tuple[int, ...]:
         """Return the shape of a tensor that the sizes are read from.
@@ -117,7 +123,7 @@ class Contents:
         unknown = [name for name in self.weights if name not in expected and name not in unused]
         if missing or unknown:
             problems = [
-                f"{self.name_in_file(names[0])!r} is {verdict}"
+                f"{self.shown(names[0])} is {verdict}"
                 + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
                 for names, verdict in ((missing, "missing"), (unknown, f"no tensor of {owner}"))
                 if names
@@ -138,7 +144,7 @@ class Contents:
         if weight.dtype not in FLOAT_DTYPES:
             floats = ", ".join(map(str, FLOAT_DTYPES))
             raise self.wrong(name, f"is of {weight.dtype}, but weights need one of {floats}.")
-        return weight.finite(f"{self.path}: {self.name_in_file(name)!r}")
+        return weight.finite(f"{self.path}: {self.shown(name)}")
 
     def _weight(self, name: str) -> Weight:
         if name not in self.weights:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,12 +11,13 @@ from tempfile import TemporaryDirectory
 import torch
 
 from receptance import atomic
-from receptance.checkpoints import comparison, huggingface, writers
+from receptance.checkpoints import comparison, gguf_model, huggingface, writers
 from receptance.checkpoints.load import open_model
 from receptance.checkpoints.stored_model import StoredModel
+from receptance.checkpoints.tuning import NONE, Tuning
 from receptance.checkpoints.writers import FormatName
 from receptance.errors import CheckpointError, ConfigError, TokenizerError
-from receptance.tokenizers import find_tokenizer
+from receptance.tokenizers import Tokenizer, find_tokenizer
 
 Report = Callable[[str, int, int], None]  # what is being done, bytes done of it, bytes in all
 
@@ -26,7 +27,7 @@ class Conversion:
     """What was converted, and how far the results are apart.
 
     unequal             for each weight that the format could not keep to the bit, the largest difference
-    largest_difference  of any logit over a few fixed tokens: what dtype and format cost, or rounding alone
+    largest_difference  of any logit over a few fixed tokens, both models running in one number format
     source_sha256       of each file with weights, as destination_sha256
     tokenizer_file      the vocabulary that was put beside the destination
     """
@@ -48,6 +49,7 @@ def convert(
     dtype: torch.dtype | None = None,
     quantization: str | None = None,
     revision: str | None = None,
+    tuning: Tuning = NONE,
     report: Report = lambda stage, done, total: None,
     **config_overrides: int | float | str,
 ) -> Conversion:
@@ -57,6 +59,7 @@ def convert(
     dtype             number format of the matrices; None keeps that of the source
     revision          branch, tag or commit of a source on a hub
     quantization      such as "q8_0", for the formats that have it
+    tuning            a tuned state and an adapter that go on top of the source
     report            is called as the conversion goes on
     config_overrides  fields of the config to set otherwise than the source does, such as group_norm_epsilon
 
@@ -68,34 +71,45 @@ def convert(
     format_name = format or writers.format_of(destination)
     if destination.exists():
         raise ConfigError(f"{destination} exists already. Remove it, or choose another destination.")
-    before = open_model(source, revision=revision, **config_overrides)
+    before = tuning.applied(open_model(source, revision=revision, **config_overrides), dtype)
     wanted = before if dtype is None else before.cast(dtype)
     vocabulary = _vocabulary(before, destination, format_name)
     writer = writers.write(destination, _watched(wanted, "writing", report), format_name, quantization)
     if vocabulary is not None:
         atomic.write_bytes(*vocabulary)
     after = open_model(destination)
-    if after.config != wanted.config:
-        raise CheckpointError(f"{after.path}: it holds {after.config} and not {wanted.config}.")
+    _require_same_settings(wanted, after)
     unequal = comparison.unequal_weights(_watched(wanted, "comparing weights", report), after)
-    if unequal and writer.is_exact and quantization is None:
+    if unequal and quantization is None and wanted.config.generation not in writer.rounds:
         raise CheckpointError(
             f"{after.path}: {next(iter(unequal))!r} is not what was written. Is the disk damaged?"
         )
-    tokens = comparison.fixed_tokens(before.config.vocabulary_size)
-    ours, theirs = (
-        comparison.logits(_watched(model, f"running the {name}", report), tokens)
-        for model, name in ((before, "source"), (after, "result"))
-    )
     return Conversion(
         source=before,
         destination=after,
         unequal=unequal,
-        largest_difference=float((ours - theirs).abs().max()),
-        source_sha256=_sha256(before),
-        destination_sha256=_sha256(after),
+        largest_difference=_largest_difference(before, after, report),
+        source_sha256=sha256(before.files),
+        destination_sha256=sha256(after.files),
         tokenizer_file=None if vocabulary is None else vocabulary[0],
     )
+
+
+def _require_same_settings(wanted: StoredModel, after: StoredModel) -> None:
+    if after.config != wanted.config:
+        raise CheckpointError(f"{after.path}: it holds {after.config} and not {wanted.config}.")
+    if after.tuned_state.keys() != wanted.tuned_state.keys():
+        raise CheckpointError(f"{after.path}: its tuned initial state is not what was written.")
+
+
+def _largest_difference(before: StoredModel, after: StoredModel, report: Report) -> float:
+    tokens = comparison.fixed_tokens(before.config.vocabulary_size)
+    dtype = comparison.common_dtype(before, after)
+    ours, theirs = (
+        comparison.logits(_watched(model, f"running the {name}", report), tokens, dtype)
+        for model, name in ((before, "source"), (after, "result"))
+    )
+    return float((ours - theirs).abs().max())
 
 
 def _watched(model: StoredModel, stage: str, report: Report) -> StoredModel:
@@ -112,9 +126,8 @@ def _watched(model: StoredModel, stage: str, report: Report) -> StoredModel:
 
 def _vocabulary(model: StoredModel, destination: Path, format_name: FormatName) -> tuple[Path, bytes] | None:
     """Return the vocabulary file that belongs beside the destination, and what it holds, if there is one."""
-    try:
-        tokenizer = find_tokenizer(model.path, model.tokenizer, model.config.vocabulary_size)
-    except TokenizerError:
+    tokenizer = _tokenizer(model)
+    if tokenizer is None:
         return None  # the weights can be converted without
     with TemporaryDirectory() as folder:
         file = tokenizer.save(Path(folder))
@@ -129,9 +142,17 @@ def _vocabulary(model: StoredModel, destination: Path, format_name: FormatName) 
     return place, content
 
 
-def _sha256(model: StoredModel) -> dict[Path, str]:
+def _tokenizer(model: StoredModel) -> Tokenizer | None:
+    try:
+        return find_tokenizer(model.path, model.tokenizer, model.config.vocabulary_size)
+    except TokenizerError:
+        return gguf_model.embedded_tokenizer(model.path) if model.format == gguf_model.FORMAT else None
+
+
+def sha256(files: Iterable[Path]) -> dict[Path, str]:
+    """Return the SHA-256 of each file, as sha256sum prints it."""
     hashes = {}
-    for path in model.files:
+    for path in files:
         with path.open("rb") as file:
             hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes

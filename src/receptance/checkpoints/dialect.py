@@ -35,6 +35,7 @@ class Dialect:
 
     program: str
     generation: str
+    format: str = "transformers"  # one of the names in `writers`
     model_type: str  # in config.json
     sign: re.Pattern[str]  # is found in a name of every model in this dialect
     layout: Callable[[Settings], Layout]

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from receptance.checkpoints import huggingface, pickled, sharded, single_file
+from receptance.checkpoints import (
+    gguf_file,
+    gguf_model,
+    huggingface,
+    peft,
+    pickled,
+    rwkv_cpp,
+    sharded,
+    single_file,
+    web_rwkv,
+)
 from receptance.checkpoints.contents import Contents
 from receptance.errors import CheckpointError
 
@@ -14,8 +24,6 @@ _HEAD_BYTES = 512
 # How files begin that are often taken for weights.
 _STRANGERS = (
     (b"version https://git-lfs", "it is a git-lfs pointer, not the weights. Fetch them with: git lfs pull"),
-    (b"GGUF", "it is a GGUF file, which this version of receptance cannot read."),
-    (b"fmgg", "it is a file of rwkv.cpp, which this version of receptance cannot read."),
     (b"\x80", "it is a bare pickle (torch before 1.6). Load and save it with a newer torch."),
 )
 
@@ -32,21 +40,30 @@ def read(path: str | Path) -> Contents:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     contents = _read_file(path, head)
+    if any(name.startswith(peft.PREFIX) for name in contents.weights):
+        return peft.read(path.parent)
     if huggingface.is_spoken([contents.name_in_file(name) for name in contents.weights]):
         return huggingface.read(path.parent)
+    if contents.format == "safetensors" and web_rwkv.recognises(contents):
+        return web_rwkv.read(path)
     return contents
 
 
 def _existing(path: Path) -> Path:
-    for candidate in (path, *(path.with_name(path.name + suffix) for suffix in _SUFFIXES if path.name)):
-        if candidate.is_file() or candidate.is_dir():
-            return candidate
+    try:
+        for candidate in (path, *(path.with_name(path.name + suffix) for suffix in _SUFFIXES if path.name)):
+            if candidate.is_file() or candidate.is_dir():
+                return candidate
+    except (OSError, ValueError) as error:  # too long for a path, or forbidden to look at
+        raise CheckpointError(f"{path}: {error}") from error
     raise CheckpointError(
         f"{path}: there is no such file or folder, nor one with {' or '.join(_SUFFIXES)} added."
     )
 
 
 def _read_folder(folder: Path) -> Contents:
+    if (folder / peft.CONFIG_FILE).is_file():
+        return peft.read(folder)
     if (folder / huggingface.CONFIG_FILE).is_file():
         return huggingface.read(folder)
     own = folder / "model.safetensors"
@@ -67,6 +84,10 @@ def _read_file(path: Path, head: bytes) -> Contents:
         if path.suffix == ".safetensors":  # torch.load would believe the name
             raise CheckpointError(f"{path}: it is a .pth file by its content. Give it that name.")
         return pickled.read(path)
+    if head.startswith(gguf_file.MAGIC):
+        return gguf_model.read(path)
+    if head.startswith(rwkv_cpp.MAGIC):
+        return rwkv_cpp.read(path)
     if head[8:9] == b"{":
         return single_file.read(path)
     for beginning, meaning in _STRANGERS:
@@ -78,7 +99,7 @@ def _read_file(path: Path, head: bytes) -> Contents:
             f"{path}: it is {kind}, not weights, and begins with {head[:60].decode(errors='replace')!r}. "
             "If it was downloaded, the download failed."
         )
-    if path.suffix == ".safetensors":
+    if path.suffix in (".safetensors", web_rwkv.SUFFIX):
         return single_file.read(path)
     if path.suffix in (".pth", ".bin", ".pt"):
         return pickled.read(path)

@@ -33,7 +33,7 @@ MAX_LAYERS = 1000
 class Generation:
     """A generation that can be built."""
 
-    model: Callable[[Any], AnyModel]  # Any: each takes its own config, the next field
+    model: type[AnyModel]
     config: type[Config]
     # Fields of the config, read from the shapes. Any: each is what its field says.
     sizes: Callable[[Contents], dict[str, Any]]
@@ -55,9 +55,9 @@ _CONVERT = "Give the folder that it is from, with its config.json, or the offici
 # The first one whose patterns are all found says what the tensors are.
 SIGNS = (
     Sign(
-        "a LoRA adapter, not a whole model",
-        (r"\.lora_[AB]\b",),
-        advice="Merge it into the model it was trained on.",
+        "a LoRA adapter or the like, not a whole model",
+        (r"\.((init_)?lora_[AB]|disha|bone)$|\.lora_[AB]\.|\.lora\.[01]$",),
+        advice="Give the model that it was trained on, and this file as its lora (--lora).",
     ),
     Sign("RWKV-8 with ROSA", (r"(^|[._])rosa\d*\.",)),
     Sign('RWKV-8 "Heron"', (r"\.ffn\.enn\.",)),
@@ -76,7 +76,11 @@ SIGNS = (
     Sign('RWKV-5.2 "Eagle"', (r"\.gate\.weight$", r"\.time_faaaa$"), generation="5"),
     Sign("RWKV-5.1", (r"\.gate\.weight$", r"\.ln_x\.weight$"), generation="5"),
     Sign("RWKV-5.0", (r"\.ln_x\.weight$",), generation="5"),
-    Sign("a tuned initial state, not a model", (r"\.time_state$",), advice="Load the model it belongs to."),
+    Sign(
+        "a tuned initial state, not a model",
+        (r"\.time_state$",),
+        advice="Give the model that it belongs to, and this file as its state (--state).",
+    ),
     Sign("RWKV-4 with head-QK (research)", (r"\bhead_q\b|\bhead_k\b|\bcopy_mask$",)),
     Sign("RWKV-4 with a feed-forward first layer (research)", (r"\.ffnPre\.",)),
     Sign("RWKV-4a (tiny attention, research)", (r"\btiny_\w+",)),

@@ -87,10 +87,11 @@ class BlockFormat:
             raise ConfigError(
                 f"a weight holds values up to {largest:.4g}, too large for the float16 scales of {self.name}."
             )
-        for piece in torch.split(values.reshape(-1, self.block_size), _PIECE):
+        for piece in torch.split(values.reshape(-1), _PIECE * self.block_size):
+            row = piece.float().unsqueeze(0).numpy()  # one long row: the package works on 16 rows at a time
             try:
                 with np.errstate(all="ignore"):  # of blocks so small that their scale is zero
-                    rounded: Bytes = quants.quantize(piece.float().numpy(), GGMLQuantizationType[self.name])
+                    rounded: Bytes = quants.quantize(row, GGMLQuantizationType[self.name])
             except NotImplementedError as error:
                 raise ConfigError(f"the package 'gguf' cannot write {self.name}.") from error
             yield rounded.data

@@ -61,7 +61,7 @@ _SCALARS = {
 _LENGTH = struct.Struct("<Q")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Array:
     """An array of the metadata: what it holds is read when somebody wants it."""
 
@@ -295,8 +295,8 @@ def _weights(
         offset += _aligned(num_bytes, alignment)
     if len(data) > begin + offset:
         raise CheckpointError(
-            f"{path}: the tensors end at byte {begin + offset:,}, but the file has {len(data):,} bytes: "
-            "some belong to no tensor."
+            f"{path}: the tensors of this GGUF file end at byte {begin + offset:,}, but it has {len(data):,} "
+            "bytes: some belong to no tensor."
         )
     return weights
 

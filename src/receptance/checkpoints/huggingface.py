@@ -19,7 +19,6 @@ from receptance.checkpoints.dialect import Dialect, Settings
 from receptance.checkpoints.stored_model import StoredModel
 from receptance.errors import CheckpointError, ConfigError
 
-FORMAT = "transformers"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -71,7 +70,7 @@ def read(folder: Path) -> Contents:
     context_length = settings.get("context_length")
     return Contents(
         path=folder,
-        format=FORMAT,
+        format=dialect.format,
         weights=official,
         files=files,
         config=dialect.understood(path, settings),
@@ -102,7 +101,8 @@ def _write(folder: Path, model: StoredModel, dialects: tuple[Dialect, ...], max_
     if dialect is None or dialect.settings is None:
         known = ", ".join(f"RWKV-{dialect.generation} ({dialect.program})" for dialect in dialects)
         raise ConfigError(
-            f"{folder}: no program would run RWKV-{config.generation} from such a folder, but {known}."
+            f"{folder}: such folders are for {known}; nothing runs RWKV-{config.generation} from one. Write a "
+            ".pth file, which the package rwkv runs."
         )
     dtype = model.weights["head.weight"].dtype
     context_length = model.metadata.get("context_length", "")

@@ -51,6 +51,7 @@ def _settings(config: RWKV7Config, dtype: str) -> dict[str, object]:
         "norm_eps": LAYER_NORM_EPSILON,
         "norm_bias": True,
         "wkv_state_dtype": "float32",
+        "pad_token_id": 0,
         "dtype": dtype,
     }
 
@@ -67,6 +68,7 @@ def _unread(config: RWKV7Config) -> dict[str, tuple[int, ...]]:
 NATIVE = Dialect(
     program="transformers",
     generation="7",
+    format="transformers-native",
     model_type="rwkv7",
     sign=re.compile(r"^rwkv7\.blocks\.\d+\.att\."),
     layout=lambda settings: LAYOUT,

@@ -11,12 +11,13 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 
-from receptance.checkpoints import formats, hub
+from receptance.checkpoints import formats, hub, tuned_state
 from receptance.checkpoints.contents import FLOAT_DTYPES, Contents
 from receptance.checkpoints.generations import Generation, recognise
 from receptance.checkpoints.stored_model import StoredModel, from_contents
+from receptance.checkpoints.tuning import NONE, Tuning
 from receptance.errors import CheckpointError, ConfigError
-from receptance.models import AnyModel, Config
+from receptance.models import AnyModel, Config, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class Checkpoint:
     files: tuple[Path, ...]  # where the weights lie
     tokenizer: str | None = None  # its name, where the file gives one
     metadata: dict[str, str]
+    initial_state: State | None = None  # what texts start from, a batch of one, where that was tuned
 
 
 def load(
@@ -37,6 +39,7 @@ def load(
     revision: str | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    tuning: Tuning = NONE,
     **config_overrides: int | float | str,
 ) -> Checkpoint:
     """Load a model from a file or folder of any known format, with its sizes read from the tensors.
@@ -44,6 +47,7 @@ def load(
     path              also a name on a hub, such as "org/name"; see `hub.local_path`
     revision          branch, tag or commit of a model on a hub
     dtype             number format of the matrices; None keeps that of the file
+    tuning            a tuned state and an adapter that go on top of the model
     config_overrides  fields of the config to set otherwise than the file does, such as layer_norm_epsilon
 
     Vectors (decays, mixes, norms) become float32, as the models keep them. Tensors that need no
@@ -57,10 +61,12 @@ def load(
         floats = ", ".join(map(str, FLOAT_DTYPES))
         raise ConfigError(f"dtype is {dtype}, but weights need one of {floats}.")
     stored = open_model(path, revision=revision, **config_overrides)
-    stored = stored.cast(dtype or stored.dtype)
+    dtype = dtype or stored.dtype
+    stored = tuning.applied(stored, dtype).cast(dtype)
     model = stored.empty()
     ready = {name: weight.read().to(device) for name, weight in stored.weights.items()}
     model.load_state_dict(ready, assign=True)
+    state = tuned_state.as_state(stored.tuned_state, model) if stored.tuned_state else None
     return Checkpoint(
         model=model.eval(),
         path=stored.path,
@@ -68,6 +74,7 @@ def load(
         files=stored.files,
         tokenizer=stored.tokenizer,
         metadata=stored.metadata,
+        initial_state=state,
     )
 
 

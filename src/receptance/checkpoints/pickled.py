@@ -64,7 +64,7 @@ def write(path: Path, model: StoredModel) -> None:
         path,
         {
             name: weight.map(partial(published_shape, name, generation=generation))
-            for name, weight in _as_narrow_as_matrices(model).items()
+            for name, weight in {**_as_narrow_as_matrices(model), **model.tuned_state}.items()
         },
     )
 
@@ -86,7 +86,7 @@ def write_weights(path: Path, named: Mapping[str, Weight]) -> None:
 
 
 def _as_narrow_as_matrices(model: StoredModel) -> Mapping[str, Weight]:
-    matrices = next(weight.dtype for weight in model.weights.values() if len(weight.shape) >= 2)
+    matrices = model.weights["head.weight"].dtype
     wide = {name: weight for name, weight in model.weights.items() if weight.dtype != matrices}
     for weight in wide.values():
         tensor = weight.read()

@@ -6,6 +6,7 @@ huggingface_hub writes them. Nothing but the files that the index names in its o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from receptance.errors import CheckpointError
 FORMAT = "sharded safetensors"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 MAX_PART_BYTES = 5_000_000_000  # as huggingface_hub has it
+_PART = re.compile(r"(?!\.)[\w.-]{1,200}", re.ASCII)
 _METADATA = {"format": "pt"}  # transformers refuses files without
 
 
@@ -104,8 +106,8 @@ def _places(index: Path) -> dict[str, str]:
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise CheckpointError(f"{index}: 'weight_map' must give a file name for each tensor.")
     for name in sorted(set(places.values())):
-        if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
-            raise CheckpointError(f"{index}: {name!r} is not the name of a file in this folder.")
+        if not _PART.fullmatch(name):
+            raise CheckpointError(f"{index}: {name[:100]!r} is not the name of a file in this folder.")
         if not (index.parent / name).is_file():
             raise CheckpointError(f"{index}: {name!r} is listed, but it is not there.")
     return places

@@ -68,7 +68,7 @@ def write(path: Path, model: StoredModel) -> None:
     }
     if model.tokenizer is not None:
         header["tokenizer"] = model.tokenizer
-    safetensors_file.write_weights(path, model.weights, {**header, **model.metadata})
+    safetensors_file.write_weights(path, model.tensors, {**header, **model.metadata})
 
 
 def _config(path: Path, header: Mapping[str, str]) -> dict[str, object]:

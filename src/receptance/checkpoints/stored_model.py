@@ -106,7 +106,10 @@ def empty_model(config: Config) -> AnyModel:
 
 
 def from_module(
-    model: AnyModel, tokenizer: str | None = None, metadata: Mapping[str, str] | None = None
+    model: AnyModel,
+    tokenizer: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    tuned_state: Mapping[str, Weight] | None = None,
 ) -> StoredModel:
     """Return a model that is in memory as one that lies in a file."""
     state: dict[str, Tensor] = model.state_dict()
@@ -120,6 +123,7 @@ def from_module(
         },
         path=path,
         format="module",
+        tuned_state=tuned_state or {},
         tokenizer=tokenizer,
         metadata=dict(metadata or {}),
     )

@@ -94,12 +94,12 @@ def _directory(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def _records(path: Path) -> list[Record]:
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"{path}: a .pth file is a zip archive and ends with its directory, but this one ends at byte "
-            f"{path.stat().st_size:,} without one: it is cut off."
-        )
     try:
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(
+                f"{path}: a .pth file is a zip archive and ends with its directory, but this one ends at "
+                f"byte {path.stat().st_size:,} without one: it is cut off."
+            )
         with zipfile.ZipFile(path) as archive:
             members = sorted(archive.infolist(), key=lambda member: member.header_offset)
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:
@@ -112,6 +112,10 @@ def _record(path: Path, file: BinaryIO, member: zipfile.ZipInfo) -> Record:
     name = member.filename
     if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
         raise CheckpointError(f"{path}: record {name!r} is compressed, which torch never does with weights.")
+    if member.header_offset < 0:
+        raise CheckpointError(
+            f"{path}: the directory of the zip archive puts {name!r} before the file's start."
+        )
     file.seek(member.header_offset)
     header = file.read(_LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
 
-from receptance.checkpoints import huggingface, pickled, single_file
+from receptance.checkpoints import gguf_model, huggingface, pickled, rwkv_cpp, single_file, web_rwkv
 from receptance.checkpoints.contents import Contents
-from receptance.checkpoints.generations import recognise
+from receptance.checkpoints.generations import GENERATIONS, recognise
 from receptance.checkpoints.stored_model import StoredModel
 from receptance.errors import ConfigError
 
-FormatName = Literal["receptance", "pth", "transformers", "transformers-native"]
+FormatName = Literal[
+    "receptance", "pth", "transformers", "transformers-native", "gguf", "rwkv.cpp", "web-rwkv"
+]
 
 Write = Callable[[Path, StoredModel], None]
 
@@ -25,15 +27,23 @@ class Writer:
     write: Write
     suffix: str  # of its files; a folder has none
     says_config: bool = False  # whether it has a place for what the shapes of the tensors do not say
-    is_exact: bool = True  # whether every value comes back to the bit
+    rounds: Collection[str] = ()  # generations some of whose values may come back rounded
+    holds_tuned_state: bool = False  # whether it has a place for a tuned initial state beside the weights
     quantized: Mapping[str, Write] = field(default_factory=dict)  # the same with matrices in so many bits
 
 
 WRITERS: dict[FormatName, Writer] = {
-    "receptance": Writer(write=single_file.write, suffix=".safetensors", says_config=True),
-    "pth": Writer(write=pickled.write, suffix=".pth"),
+    "receptance": Writer(
+        write=single_file.write, suffix=".safetensors", says_config=True, holds_tuned_state=True
+    ),
+    "pth": Writer(write=pickled.write, suffix=".pth", holds_tuned_state=True),
     "transformers": Writer(write=huggingface.write, suffix="", says_config=True),
     "transformers-native": Writer(write=huggingface.write_native, suffix="", says_config=True),
+    "gguf": Writer(write=gguf_model.write, suffix=".gguf", says_config=True, quantized=gguf_model.QUANTISED),
+    "rwkv.cpp": Writer(write=rwkv_cpp.write, suffix=".bin", rounds=("4", "5"), quantized=rwkv_cpp.QUANTISED),
+    "web-rwkv": Writer(
+        write=web_rwkv.write, suffix=web_rwkv.SUFFIX, rounds=tuple(GENERATIONS), holds_tuned_state=True
+    ),
 }
 
 
@@ -52,6 +62,11 @@ def write(path: Path, model: StoredModel, format_name: str, quantization: str | 
         known = ", ".join(writer.quantized) or "none"
         raise ConfigError(
             f"{path}: the format {format_name!r} has no quantisation {quantization!r}, but {known}."
+        )
+    if model.tuned_state and not writer.holds_tuned_state:
+        raise ConfigError(
+            f"{path}: the format {format_name!r} cannot hold the tuned state that the model carries. Leave "
+            "the state out (--state zero), or save in another format."
         )
     if not writer.says_config:
         _require_shapes_suffice(path, model, format_name)

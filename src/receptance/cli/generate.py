@@ -51,6 +51,7 @@ def generate(
     dtype: options.Dtype = None,
     device: options.Device = "cpu",
     tokenizer: options.Tokenizer = None,
+    tuning: options.Tuning = options.NO_TUNING,
 ) -> None:
     """Continue a text: read it in parallel, then write token by token as an RNN.
 
@@ -63,7 +64,7 @@ def generate(
 
     seed = fresh_seed() if seed is None else seed
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-    lm = options.load(model, revision, dtype, device, tokenizer)
+    lm = options.load(model, revision, dtype, device, tokenizer, tuning)
     tokens = lm.tokenizer.encode(text)
     pieces = lm.pieces(tokens, max_tokens=max_tokens, sampling=sampling, stop=stop or ())
     report = Report(prompt=text, prompt_tokens=len(tokens), seed=seed)

@@ -99,6 +99,7 @@ class Model:
     file_bytes: int
     weight_bytes: int
     state_bytes: int
+    has_tuned_state: bool
     tokenizer: str | None
     tokenizer_problem: str | None
 
@@ -124,6 +125,7 @@ class Model:
             file_bytes=sum(file.stat().st_size for file in lm.checkpoint.files),
             weight_bytes=sum(parameter.nbytes for parameter in lm.model.parameters()),
             state_bytes=lm.model.initial_state(1).num_bytes,
+            has_tuned_state=lm.checkpoint.initial_state is not None,
             tokenizer=tokenizer,
             tokenizer_problem=problem,
         )
@@ -145,6 +147,7 @@ class Model:
             "parameters": f"{self.parameters:,}",
             "format": f"{self.format}, {terminal.bytes_as_text(self.file_bytes)}",
             "memory": f"{weights} of weights ({self.dtype}), {state} of state for each text",
+            **({"texts start from": "a tuned state that the file carries"} if self.has_tuned_state else {}),
             "tokenizer": self.tokenizer or f"none: {self.tokenizer_problem}",
             **(
                 {"metadata": ", ".join(f"{k}={v}" for k, v in self.metadata.items())} if self.metadata else {}

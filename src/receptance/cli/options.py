@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -34,7 +35,40 @@ Tokenizer = Annotated[
 ]
 
 
-def load(model: str, revision: str | None, dtype: str | None, device: str, tokenizer: str | None) -> Loaded:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What was trained on top of the model and lies in files of its own."""
+
+    state: Annotated[
+        str | None,
+        Parameter(
+            help="A file with a tuned state that texts start from, or zero for none; the one that the model "
+            "itself carries, if it does, where nothing is given."
+        ),
+    ] = None
+    lora: Annotated[
+        str | None, Parameter(help="An adapter to merge into the weights: LoRA, PiSSA or MiSS (DiSHA).")
+    ] = None
+    lora_alpha: Annotated[
+        float | None, Parameter(help="The alpha of the LoRA's training, where its file does not say it.")
+    ] = None
+    pissa_init: Annotated[
+        str | None, Parameter(help="Where a PiSSA adapter began: init_pissa.pth of its training.")
+    ] = None
+
+
+NO_TUNING = Tuning()
+
+
+def load(
+    model: str,
+    revision: str | None,
+    dtype: str | None,
+    device: str,
+    tokenizer: str | None,
+    tuning: Tuning = NO_TUNING,
+) -> Loaded:
     """Load a model as the options say. Imports torch, so commands call it and do not import it."""
     import torch
 
@@ -46,4 +80,5 @@ def load(model: str, revision: str | None, dtype: str | None, device: str, token
         dtype=getattr(torch, dtype) if dtype else None,
         device=device,
         tokenizer=tokenizer,
+        **asdict(tuning),
     )

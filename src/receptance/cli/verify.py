@@ -46,6 +46,7 @@ def verify(
     dtype: options.Dtype = None,
     device: options.Device = "cpu",
     tokenizer: options.Tokenizer = None,
+    tuning: options.Tuning = options.NO_TUNING,
 ) -> int:
     """Check that a model says the same however its text is read, or that two files are one model.
 
@@ -59,7 +60,8 @@ def verify(
             f"--tolerance is {tolerance}, but it must be a share of the largest logit, such as 1e-4."
         )
     if against is not None:
-        if (text, tokens, dtype, tokenizer, device) != (None, None, None, None, "cpu"):
+        changes = (text, tokens, dtype, tokenizer, device, tuning)
+        if changes != (None, None, None, None, "cpu", options.NO_TUNING):
             raise ConfigError(
                 "--against compares two files as they are: leave out what changes how one is read."
             )
@@ -74,13 +76,15 @@ def verify(
 
     from receptance import inference
 
-    lm = options.load(model, revision, dtype, device, tokenizer)
+    lm = options.load(model, revision, dtype, device, tokenizer, tuning)
     if text is not None:
         ids = torch.tensor([lm.tokenizer.encode(text)], dtype=torch.long)
     else:
         seeded = torch.Generator().manual_seed(0)
         ids = torch.randint(lm.config.vocabulary_size, (1, tokens or DEFAULT_TOKENS), generator=seeded)
-    verification = inference.verify(lm.model, ids, float64=float64, tolerance=tolerance)
+    verification = inference.verify(
+        lm.model, ids, float64=float64, tolerance=tolerance, state=lm.checkpoint.initial_state
+    )
     if as_json:
         terminal.print_json(_as_dict(verification))
     else:

@@ -16,15 +16,18 @@ from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
-from receptance import atomic
+from receptance import atomic, whole_file
 from receptance.data.indexed import TokenStore
 from receptance.errors import DataError
 from receptance.tokenizers import Tokenizer, load_tokenizer
+from receptance.tokenizers.load import ALIASES
 
 FILE = "data.json"
 TRAIN = "train"
 VALIDATION = "validation"
 SPLITS = (TRAIN, VALIDATION)
+
+_LARGEST_BYTES = 100_000  # checking takes several hundred times as much memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +73,34 @@ def read_description(folder: str | Path) -> Description:
     Raises DataError where the folder is unfinished, or the file is none that `receptance prepare` writes.
     """
     path = Path(folder) / FILE
-    try:
-        return TypeAdapter(Description).validate_json(path.read_bytes(), strict=True)
-    except FileNotFoundError as error:
+    if not path.exists():
         raise DataError(
             f"{path}: no such file, so {folder} was not made, or not finished, by `receptance prepare`."
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+        )
+    needed = "the description that `receptance prepare` writes"
+    contents = whole_file.read(path, limit=_LARGEST_BYTES, needed=needed, error=DataError)
+    try:
+        description = TypeAdapter(Description).validate_json(contents, strict=True)
     except ValidationError as error:
-        fault = error.errors()[0]
+        fault = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in fault["loc"]) or "the file"
         raise DataError(f"{path}: {place}: {fault['msg']}. `receptance prepare` writes this file.") from error
+    _check_names(path, description)
+    return description
+
+
+def _check_names(path: Path, description: Description) -> None:
+    """Check that no name leads out of the folder: descriptions come from strangers too."""
+    file = description.tokenizer_file
+    if file is not None and (Path(file).name != file or file in ("", "..") or "\0" in file):
+        raise DataError(f"{path}: tokenizer_file is {file!r}, but a name without folders is needed.")
+    if file is None and description.tokenizer.lower() not in ALIASES:
+        raise DataError(
+            f"{path}: tokenizer is {description.tokenizer!r}, but without a tokenizer_file it must be one of "
+            f"{', '.join(ALIASES)}."
+        )
+    for name in description.splits.keys() - set(SPLITS):
+        raise DataError(f"{path}: there is a split {name!r}, but only {' and '.join(SPLITS)} are known.")
 
 
 def open_split(folder: str | Path, split: str) -> TokenStore:
@@ -109,8 +128,4 @@ def open_tokenizer(folder: str | Path) -> Tokenizer:
     """
     description = read_description(folder)
     file = description.tokenizer_file
-    if file is not None and Path(file).name != file:
-        raise DataError(
-            f"{Path(folder) / FILE}: tokenizer_file is {file!r}, but a name without folders is needed."
-        )
-    return load_tokenizer(Path(folder) / file if file else description.tokenizer)
+    return load_tokenizer(description.tokenizer if file is None else Path(folder) / file)

@@ -320,7 +320,10 @@ class TokenStoreWriter:
 
 def _check_presence(bin_path: Path, idx_path: Path) -> None:
     prefix = Path(str(bin_path)[:-4])
-    missing = [path for path in (bin_path, idx_path) if not path.is_file()]
+    try:
+        missing = [path for path in (bin_path, idx_path) if not path.is_file()]
+    except OSError as error:
+        raise DataError(f"{prefix}: cannot be the name of a token store: {error.strerror}.") from error
     if len(missing) == 2 and prefix.is_dir():
         raise DataError(
             f"{prefix} is a folder, but a token store is named by its prefix: {prefix / 'train'} for "

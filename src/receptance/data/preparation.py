@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ CHARACTERS_AT_ONCE = 2**20
 BPE_SAMPLE_CHARACTERS = 2**25
 BPE_PIECE_CHARACTERS = 2**16
 REPORT_EVERY = 1000  # documents, where nothing is tokenised
+LISTED_CHARACTERS = 10_000  # of the names of sources, in the description
 BPE = "bpe:"  # begins the name of a tokenizer that is to be learnt from the texts
 
 
@@ -203,7 +205,7 @@ class _Preparation:
         paths = [path.encode(errors="surrogateescape") for path in texts.paths]  # names may be any bytes
         return {
             "receptance": _version(),
-            "sources": [path.decode(errors="replace") for path in paths],
+            "sources": _first([path.decode(errors="replace") for path in paths]),
             "tokenizer": named,
             "validation_fraction": self._split.fraction,
             "include": list(texts.include),
@@ -223,6 +225,13 @@ class _Preparation:
                 bytes_to_read=self._bytes_to_read,
             )
         )
+
+
+def _first(names: Sequence[str]) -> list[str]:
+    """Return as many names as a description has room for, and how many there are beside them."""
+    ends = itertools.accumulate(map(len, names))
+    room = sum(end <= LISTED_CHARACTERS for end in ends)
+    return [*names[:room], *([f"… and {len(names) - room:,} more"] if room < len(names) else [])]
 
 
 class _SplitWriter:

@@ -30,6 +30,11 @@ COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
 STANDARD_INPUT = "-"
 STANDARD_INPUT_IN_MEMORY = 2**26  # bytes; more goes to a temporary file
 
+# A packed document may unpack to so many bytes, or to so many times the bytes of its file: natural text packs
+# to a third or a tenth, a bomb to a thousandth.
+UNPACKED_BYTES = 2**24
+UNPACKED_RATIO = 64
+
 Errors = Literal["strict", "replace", "skip"]
 
 
@@ -118,12 +123,13 @@ class Sources:
     def _search(self, folder: Path) -> Iterator[str]:
         found = 0
         passed_over: Counter[str] = Counter()
-        for root, folders, names in os.walk(folder, onerror=_raise):
+        for root, folders, names in _walk(folder):
             inside = Path(root).relative_to(folder)
             folders[:] = sorted(
                 name
                 for name in folders
-                if self._is_wanted(inside / name) and Path(root, name).resolve() != self._leave_out
+                if self._is_wanted(inside / name)
+                and (self._leave_out is None or Path(root, name).resolve() != self._leave_out)
             )
             for name in sorted(names):
                 if not self._is_wanted(inside / name) or not Path(root, name).is_file():
@@ -151,21 +157,22 @@ class Sources:
 
     def _read(self, path: str) -> Iterator[str]:
         with _named(path), self._open(path) as stream:
+            limit = _limit(path)
             if path == STANDARD_INPUT:
                 is_json_lines = self._has_text_field(stream.readline())
                 stream.seek(0)
             else:
                 is_json_lines = _kind(path) in JSON_LINES
             if is_json_lines:
-                yield from self._read_lines(path, stream)
+                yield from self._read_lines(path, _lines(stream, limit, path))
             else:
-                text = self._decode(stream.read(), path, 0)
+                text = self._decode(_whole(stream, limit, path), path, 0)
                 if text is not None:
                     yield text.removeprefix("\ufeff")
 
-    def _read_lines(self, path: str, stream: IO[bytes]) -> Iterator[str]:
+    def _read_lines(self, path: str, lines: Iterable[bytes]) -> Iterator[str]:
         position = 0
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(lines, 1):
             origin = f"{path}:{number}"
             row = self._decode(line, origin, position)
             position += len(line)
@@ -264,6 +271,43 @@ def _text_of(line: str, field: str, origin: str) -> str:
     return cast("str", row[field])
 
 
+def _limit(path: str) -> int | None:
+    """Return how many bytes a document may have, where they are packed."""
+    if Path(path).suffix.lower() not in COMPRESSED:
+        return None
+    return max(UNPACKED_BYTES, UNPACKED_RATIO * Path(path).stat().st_size)
+
+
+def _whole(stream: IO[bytes], limit: int | None, path: str) -> bytes:
+    """Return all that a stream holds, read in pieces where there is a limit."""
+    if limit is None:
+        return stream.read()
+    content = bytearray()
+    while piece := stream.read(2**20):
+        content += piece
+        if len(content) > limit:
+            raise _bomb(path, limit)
+    return bytes(content)
+
+
+def _lines(stream: IO[bytes], limit: int | None, path: str) -> Iterable[bytes]:
+    return stream if limit is None else _bounded_lines(stream, limit, path)
+
+
+def _bounded_lines(stream: IO[bytes], limit: int, path: str) -> Iterator[bytes]:
+    while line := stream.readline(limit + 1):
+        if len(line) > limit:
+            raise _bomb(path, limit)
+        yield line
+
+
+def _bomb(path: str, limit: int) -> DataError:
+    return DataError(
+        f"{path}: a document in it unpacks to more than {limit:,} bytes, but text never packs into so few. "
+        "If it is meant to, unpack the file first."
+    )
+
+
 def _kind(name: str) -> str:
     """Return the suffix that says what a file holds, that of the packing apart."""
     path = Path(name)
@@ -283,7 +327,7 @@ def _unpacked(path: str, packed: IO[bytes]) -> IO[bytes]:
         case ".gz":
             return cast("IO[bytes]", gzip.open(packed))
         case ".xz":
-            return lzma.open(packed)
+            return lzma.open(packed, format=lzma.FORMAT_XZ)
         case ".bz2":
             return bz2.open(packed)
         case ".zst":
@@ -309,13 +353,21 @@ def _named(path: str) -> Iterator[None]:
     """Put the name of the file before whatever goes wrong while it is read."""
     try:
         yield
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+    except (OSError, EOFError, MemoryError, lzma.LZMAError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = reason or "the memory does not suffice"
         raise DataError(f"{path}: cannot be read: {reason}.") from error
     except Exception as error:
         if type(error).__name__ == "ZstdError":  # of whichever module unpacks it
             raise DataError(f"{path}: cannot be read: {error}.") from error
         raise
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    try:
+        yield from os.walk(folder, onerror=_raise)
+    except RecursionError as error:  # of Python 3.11
+        raise DataError(f"{folder} holds folders in folders too deep to be searched.") from error
 
 
 def _raise(error: OSError) -> None:

@@ -61,10 +61,12 @@ def generate(
     max_tokens: int,
     sampling: Sampling,
     stop: str | Sequence[str] = (),
+    state: State | None = None,
 ) -> Iterator[Piece]:
     """Continue a prompt, given as token ids, and yield a piece for each new token as soon as it is there.
 
-    An empty prompt starts a new document: the model reads its end-of-text token first. The chance of a token
+    An empty prompt starts a new document: the model reads its end-of-text token first. The state is what the
+    model remembers before the prompt, a batch of one; without one it has seen nothing. The chance of a token
     depends on the seed and on its position in the text, so going on with a longer prompt repeats nothing.
 
     Raises ConfigError, before the first piece, when an id is outside the vocabulary of the model, a stop
@@ -74,7 +76,7 @@ def generate(
         raise ConfigError(f"max_tokens is {max_tokens}, but it must be at least 1.")
     prompt = list(prompt) or [tokenizer.end_of_text]
     require_known(torch.tensor(prompt), model.config.vocabulary_size)
-    return _pieces(model, tokenizer, prompt, max_tokens, sampling, StopStrings(stop))
+    return _pieces(model, tokenizer, prompt, max_tokens, sampling, StopStrings(stop), state)
 
 
 def require_known(tokens: Int[Tensor, "..."], vocabulary_size: int) -> None:
@@ -94,11 +96,12 @@ def _pieces(
     max_tokens: int,
     sampling: Sampling,
     stops: StopStrings,
+    state: State | None,
 ) -> Iterator[Piece]:
     """Yield one piece a token, until the text ends."""
     decoder = tokenizer.stream()
     end = len(prompt) + max_tokens
-    tokens, state = prompt, None
+    tokens = prompt
     for position in range(len(prompt), end):
         logits, state = read(model, torch.tensor([tokens], device=model.device), state)
         # A model may have more rows than its tokenizer has ids.

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from receptance import checkpoints
-from receptance.checkpoints import Checkpoint
+from receptance.checkpoints import Checkpoint, Tuning
 from receptance.errors import ConfigError, TokenizerError
 from receptance.inference.generate import Piece, generate, require_known
 from receptance.inference.sampling import Sampling, fresh_seed
@@ -25,6 +25,10 @@ def load(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     tokenizer: str | Path | Tokenizer | None = None,
+    state: str | Path | None = None,
+    lora: str | Path | None = None,
+    lora_alpha: float | None = None,
+    pissa_init: str | Path | None = None,
     **config_overrides: int | float,
 ) -> Loaded:
     """Load a checkpoint for inference: a file of any known format, a Hugging Face folder or a run folder.
@@ -35,6 +39,11 @@ def load(
     revision          branch, tag or commit of a model on a hub
     dtype             number format of the matrices; None keeps that of the file
     tokenizer         a vocabulary file, a name or a tokenizer; None finds what belongs to the checkpoint
+    state             a file with a tuned state that texts start from; None takes what the model carries,
+                      "zero" nothing
+    lora              an adapter that is merged into the weights: LoRA, PiSSA or MiSS (DiSHA)
+    lora_alpha        the alpha of the LoRA, where its file does not say it
+    pissa_init        where a PiSSA adapter began: `init_pissa.pth` of its training
     config_overrides  fields of the config to set otherwise than the file does, such as layer_norm_epsilon
 
     Raises CheckpointError when the weights cannot be loaded, ConfigError when an argument cannot be obeyed,
@@ -43,7 +52,10 @@ def load(
     """
     if isinstance(tokenizer, (str, Path)):
         tokenizer = load_tokenizer(tokenizer)
-    checkpoint = checkpoints.load(path, revision=revision, dtype=dtype, device=device, **config_overrides)
+    tuning = Tuning(state=state, lora=lora, lora_alpha=lora_alpha, pissa_init=pissa_init)
+    checkpoint = checkpoints.load(
+        path, revision=revision, dtype=dtype, device=device, tuning=tuning, **config_overrides
+    )
     rows = checkpoint.model.config.vocabulary_size
     if tokenizer is not None and tokenizer.vocabulary_size > rows:
         raise TokenizerError(
@@ -95,6 +107,14 @@ class Loaded:
             )
         return self._tokenizer
 
+    def initial_state(self, batch: int = 1) -> State:
+        """Return the state before the first token of a batch of texts: the tuned one, or nothing seen."""
+        tuned = self.checkpoint.initial_state
+        if tuned is None:
+            state: State = self.model.initial_state(batch)
+            return state
+        return tuned.map(lambda tensor: tensor.repeat_interleave(batch, dim=1))
+
     @torch.inference_mode()
     def __call__(
         self,
@@ -104,8 +124,9 @@ class Loaded:
     ) -> tuple[Float[Tensor, "batch time vocabulary"], State]:
         """Read a span of tokens; `logits[:, t]` scores the token that follows `tokens[:, t]`.
 
-        Without a state the texts begin here. The state that comes back has read the tokens too; the one
-        handed in is not changed, so it may be used again. Any split of a text gives the same logits.
+        Without a state the texts begin here, from `initial_state`. The state that comes back has read the
+        tokens too; the one handed in is not changed, so it may be used again. Any split of a text gives the
+        same logits.
 
         With lengths, only the first `lengths[b]` tokens of row b are read, 0 to all of them. Its logits and
         its state are those of the row alone; the logits at what follows are zero.
@@ -119,6 +140,8 @@ class Loaded:
                 "shape [batch, time], time at least 1: torch.tensor([lm.tokenizer.encode(text)])."
             )
         require_known(tokens, self.config.vocabulary_size)
+        if state is None and self.checkpoint.initial_state is not None:
+            state = self.initial_state(len(tokens))
         logits, state = self.model(tokens.to(self.model.device), state, lengths)
         return logits, state
 
@@ -183,6 +206,7 @@ class Loaded:
             max_tokens=max_tokens,
             sampling=sampling or Sampling(),
             stop=stop,
+            state=self.checkpoint.initial_state,
         )
 
 

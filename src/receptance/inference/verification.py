@@ -18,7 +18,7 @@ from torch import Tensor
 from receptance import kernels
 from receptance.errors import ConfigError, KernelError
 from receptance.inference.generate import require_known
-from receptance.models import AnyModel
+from receptance.models import AnyModel, State
 
 # Allowed differences, as a share of the largest logit. Random models of 24 layers show 2e-6 in float32 and,
 # beside float64, 2e-2 in bfloat16; trained ones, with their few large channels, need some room above that.
@@ -75,11 +75,13 @@ def verify(
     *,
     float64: bool = True,
     tolerance: float | None = None,
+    state: State | None = None,
 ) -> Verification:
     """Read the tokens in every way there is, and compare the logits and the final states.
 
     float64    whether to compare with a copy of the model in float64 too, which takes 8 bytes a parameter
     tolerance  share of the largest logit that passes; None takes that of the number format
+    state      what the model remembers before the text, a batch of one
 
     Raises ConfigError when a token is unknown to the model, or there are fewer than two: nothing to split.
     """
@@ -88,17 +90,18 @@ def verify(
         raise ConfigError(f"A model is verified with at least 2 tokens, but there are {time}.")
     require_known(tokens, model.config.vocabulary_size)
     tokens = tokens.to(model.device)
-    expected = _read(model, tokens, [time])
+    expected = _read(model, tokens, [time], state)
     differences = []
     for way, spans, choice in _ways(model, time):
         try:
             with kernels.use(**choice):
-                differences.append(_difference(way, _read(model, tokens, spans), expected))
+                differences.append(_difference(way, _read(model, tokens, spans, state), expected))
         except KernelError as error:
             differences.append(Difference(way=way, refusal=str(error)))
     if float64 and model.dtype != torch.float64:
         oracle = copy.deepcopy(model).double()
-        differences.append(_difference("in float64", _read(oracle, tokens, [time]), expected))
+        start = None if state is None else state.map(Tensor.double)
+        differences.append(_difference("in float64", _read(oracle, tokens, [time], start), expected))
     scale = float(expected[0].abs().max())
     return Verification(
         num_tokens=tokens.numel(),
@@ -122,9 +125,11 @@ def _ways(model: AnyModel, time: int) -> list[tuple[str, list[int], dict[str, st
     ]
 
 
-def _read(model: AnyModel, tokens: Int[Tensor, "batch time"], spans: list[int]) -> tuple[Tensor, Tensor]:
+def _read(
+    model: AnyModel, tokens: Int[Tensor, "batch time"], spans: list[int], state: State | None
+) -> tuple[Tensor, Tensor]:
     """Return the logits over the text, and those of its first tokens read once more from the final state."""
-    state, parts = None, []
+    parts = []
     for part in torch.split(tokens, spans, dim=1):
         logits, state = model(part, state)
         parts.append(logits)

@@ -40,6 +40,7 @@ class _MatrixRecurrence(ctypes.Structure):
 
     _fields_ = (
         ("type", ctypes.c_int),
+        ("is_backward", ctypes.c_bool),
         ("value_first", ctypes.c_bool),
         *((name, ctypes.c_void_p) for name in _POINTERS),
         *((name, ctypes.c_int64) for name in _SIZES),
@@ -87,13 +88,13 @@ class MatrixNative:
         given = self._by_name(inputs)
         state, v = given["state"], given["v"]
         gradients = {
-            f"grad_{name}": torch.zeros_like(given[name], dtype=state.dtype)
+            f"grad_{name}": torch.empty_like(given[name], dtype=state.dtype)
             for name in self.inputs
             if name not in "uv"
         }
         gradients |= {"grad_v": torch.empty_like(v), "grad_state": torch.empty_like(state)}
         if "u" in given:
-            gradients["grad_u"] = state.new_zeros((state.shape[0], *given["u"].shape))
+            gradients["grad_u"] = state.new_empty((state.shape[0], *given["u"].shape))
         self._call(
             given,
             checkpoints=checkpoints.contiguous(),
@@ -113,6 +114,7 @@ class MatrixNative:
         tensors = {name: tensor for name, tensor in (given | more).items() if tensor is not None}
         arguments = _MatrixRecurrence(
             type=_TYPES[given["r"].dtype],
+            is_backward="grad_y" in more,
             value_first="u" not in given,
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
             **dict(zip(_SIZES, (*given["r"].shape, given["v"].shape[3]), strict=True)),

@@ -6,13 +6,15 @@ token, that no text is cut short or lost, and that ids become bytes before they 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from receptance import atomic
+from receptance import atomic, whole_file
 from receptance.errors import TokenizerError
-from receptance.tokenizers import files
 from receptance.tokenizers.interface import Tokenizer, utf8
 
 if TYPE_CHECKING:
@@ -24,6 +26,12 @@ NAME = FILE = "tokenizer.json"
 END_OF_TEXT = "<|endoftext|>"
 
 _FILE_LIMIT = 128 << 20
+# An added token takes eighty times its bytes once it is read.
+_LONG_ADDED_TOKEN = re.compile(r'"content"\s*:\s*"(?:[^"\\]|\\.){4096}')
+# What may be done to a text before it is cut: nothing that makes it many times as long.
+_NORMALIZERS = (
+    "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents", "Strip", "BertNormalizer", "ByteLevel",
+)  # fmt: skip
 # What other tokenizers call the end of a document, in the order of trust.
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "<|eos|>", "<eos>", "</s>")
 # Where a text may be cut before anything is merged; made for prose and for code.
@@ -91,7 +99,8 @@ class BPETokenizer(Tokenizer):
         """Return the ids of each text, as `encode` gives them, worked out on all cores."""
         for text in texts:
             utf8(text)
-        encodings = self._engine.encode_batch_fast(list(texts), add_special_tokens=False)
+        with _panic_is_an_error(self._file):
+            encodings = self._engine.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._without_special(encoding.ids) for encoding in encodings]
 
     def save(self, folder: Path) -> Path:
@@ -111,7 +120,7 @@ class BPETokenizer(Tokenizer):
 
 def read(path: Path) -> BPETokenizer:
     """Return the tokenizer of a `tokenizer.json`; TokenizerError where that fails, as for `BPETokenizer`."""
-    source = files.read(path, _FILE_LIMIT)
+    source = whole_file.read(path, limit=_FILE_LIMIT, needed="a tokenizer.json", error=TokenizerError)
     try:
         return BPETokenizer(source.decode("utf-8"), path)
     except UnicodeDecodeError as error:
@@ -160,10 +169,15 @@ def _engine(source: str, file: Path) -> tokenizers.Tokenizer:
     """Return the package's tokenizer, set to encode all of a text and nothing but the text."""
     from tokenizers import Tokenizer, models
 
+    if _LONG_ADDED_TOKEN.search(source):
+        raise TokenizerError(f"{file}: an added token has more than 4,096 characters. Leave it out.")
     try:
-        engine = Tokenizer.from_str(source)
+        with _panic_is_an_error(file):
+            engine = Tokenizer.from_str(source)
+            normalizer = "null" if engine.normalizer is None else engine.normalizer.__getstate__()
     except Exception as error:  # the package raises nothing narrower
         raise TokenizerError(f"{file}: is not a tokenizer.json ({error}).") from error
+    _check_normalizer(json.loads(normalizer), file)
     model = engine.model
     if not isinstance(model, models.BPE) or model.continuing_subword_prefix or model.end_of_word_suffix:
         raise TokenizerError(
@@ -175,6 +189,30 @@ def _engine(source: str, file: Path) -> tokenizers.Tokenizer:
     engine.no_padding()
     engine.encode_special_tokens = True  # the characters that spell a special token are characters
     return engine
+
+
+@contextmanager
+def _panic_is_an_error(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of the package's compiled code; it is no Exception
+            raise
+        raise TokenizerError(f"{file}: the package tokenizers gives up on it: {error}.") from error
+
+
+def _check_normalizer(normalizer: dict[str, Any] | None, file: Path) -> None:
+    """Raise TokenizerError where a text could become many times as long before it is cut into tokens."""
+    if normalizer is None:
+        return
+    if normalizer["type"] == "Sequence":
+        for part in normalizer["normalizers"]:
+            _check_normalizer(part, file)
+    elif normalizer["type"] not in _NORMALIZERS:
+        raise TokenizerError(
+            f"{file}: has a normalizer {normalizer['type']!r}, which may turn a text into another; known are "
+            f"{', '.join(_NORMALIZERS)}."
+        )
 
 
 def _read_alphabet(vocabulary: dict[str, int], file: Path) -> dict[int, bytes]:

@@ -47,10 +47,14 @@ def load_tokenizer(path_or_name: str | Path) -> Tokenizer:
     """
     if isinstance(path_or_name, str) and path_or_name.lower() in ALIASES:
         return _named(path_or_name, folder=None)
-    path = Path(path_or_name).expanduser()
-    if path.suffix.lower() in _READERS and not path.is_dir():
+    try:
+        path = Path(path_or_name).expanduser()
+        is_there, is_folder = path.exists(), path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a user that there is not
+        raise TokenizerError(f"{path_or_name}: cannot be the path of a tokenizer: {error}.") from error
+    if path.suffix.lower() in _READERS and not is_folder:
         return _read(path)
-    if not path.exists():
+    if not is_there:
         raise TokenizerError(
             f"{path_or_name}: is neither a tokenizer's name ({', '.join(ALIASES)}) nor the path of a "
             "vocabulary file, a folder or a checkpoint."

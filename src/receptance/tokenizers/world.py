@@ -13,9 +13,9 @@ import re
 from io import BytesIO
 from pathlib import Path
 
-from receptance import atomic
+from receptance import atomic, whole_file
 from receptance.errors import TokenizerError
-from receptance.tokenizers import files, trie
+from receptance.tokenizers import trie
 from receptance.tokenizers.interface import Tokenizer, utf8
 
 NAME = "rwkv_vocab_v20230424"
@@ -25,6 +25,7 @@ PUBLISHED_SHA256 = "e6dee3d4e31b4d5c40ac99508ac6c701ceef4bed681bf2167ce9a908552b
 
 _FILE_LIMIT = 16 << 20
 _LINE_LIMIT = 4096
+_TOKENS_LIMIT = 1 << 20  # bytes of all tokens together; the published ones have 0.4 million
 # The escapes are those that repr() writes; the quote that opens the literal ends it and is not inside.
 _ESCAPE = r"\\(?:[\\'\"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
 _LITERAL = rf"(?P<bytes>b?)(?P<quote>['\"])(?P<body>(?:{_ESCAPE}|(?!(?P=quote))[^\\\r\n])*)(?P=quote)"
@@ -79,7 +80,8 @@ class WorldTokenizer(Tokenizer):
 
 def read(path: Path) -> WorldTokenizer:
     """Return the tokenizer of a vocabulary file; TokenizerError where it is missing or damaged."""
-    return WorldTokenizer(files.read(path, _FILE_LIMIT), path)
+    needed = "a vocabulary in World's format (.txt)"
+    return WorldTokenizer(whole_file.read(path, limit=_FILE_LIMIT, needed=needed, error=TokenizerError), path)
 
 
 def _parse(source: bytes, file: Path) -> dict[bytes, int]:
@@ -99,6 +101,12 @@ def _parse(source: bytes, file: Path) -> dict[bytes, int]:
             ) from error
         lines[token_id] = number
         tokens[token] = token_id
+    size = sum(map(len, tokens))
+    if size > _TOKENS_LIMIT:
+        raise TokenizerError(
+            f"{file}: its {len(tokens):,} tokens have {size:,} bytes together, but a vocabulary has "
+            f"{_TOKENS_LIMIT:,} at most. Leave out the longest ones."
+        )
     missing = [value for value in range(256) if bytes([value]) not in tokens]
     if missing:
         raise TokenizerError(

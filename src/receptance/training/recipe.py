@@ -13,12 +13,15 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from receptance import atomic
+from receptance import atomic, whole_file
 from receptance.errors import ConfigError
 from receptance.training.config import Config
 
 # A value as TOML and JSON know it; what a key may hold is checked afterwards.
 Tables = dict[str, Any]
+
+_LARGEST_BYTES = 10_000  # the time and memory of a key grow with the square of its parts
+_COMPLAINTS = 10  # that are shown at once
 
 _SECTIONS: Mapping[str, type] = get_type_hints(Config)
 _ADAPTER = TypeAdapter(Config)
@@ -34,15 +37,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     names the key, what came and what was needed.
     """
     path = Path(path)
+    content = whole_file.read(path, limit=_LARGEST_BYTES, needed="a recipe", error=ConfigError)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: this recipe cannot be read: {error.strerror}.") from error
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8, so this is no recipe.") from error
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers too long, lists too deep
         raise ConfigError(f"{path}: this recipe is not valid TOML: {error}.") from error
     overridden = _override(tables, overrides)
     return _checked(tables, source=str(path), overridden=overridden)
@@ -105,8 +107,13 @@ def _checked(tables: Tables, *, source: str, overridden: frozenset[str]) -> Conf
     """Turn tables into a config: TOML's types are JSON's, with which pydantic is strict in the right way."""
     try:
         return _ADAPTER.validate_json(json.dumps(tables, default=str), strict=True)
+    except RecursionError as error:
+        raise ConfigError(f"{source}: its tables lie too deep in one another.") from error
     except ValidationError as error:
-        lines = [_complaint(detail, source, overridden) for detail in error.errors()]
+        details = error.errors()
+        lines = [_complaint(detail, source, overridden) for detail in details[:_COMPLAINTS]]
+        if len(details) > _COMPLAINTS:
+            lines.append(f"{source}: and {len(details) - _COMPLAINTS:,} more.")
         raise ConfigError("\n".join(lines)) from None
 
 

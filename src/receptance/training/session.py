@@ -11,6 +11,7 @@ import torch
 
 from receptance import checkpoints
 from receptance.checkpoints.generations import GENERATIONS
+from receptance.checkpoints.stored_model import empty_model
 from receptance.errors import ConfigError, TrainingError
 from receptance.models import AnyModel
 from receptance.training.config import Config, ModelConfig
@@ -100,7 +101,7 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
     """Return a run as it was when its snapshot was taken, and forget what it did afterwards."""
     snapshot = load_snapshot(folder.snapshot)
     _check_same_run(config, corpus, snapshot, folder)
-    model = _placed(_empty_model(**snapshot.model), config)
+    model = _placed(_without_numbers(**snapshot.model), config)
     corpus.check_vocabulary(model.config.vocabulary_size)
     optimizer = MasterAdamW(model, config.optimizer)
     try:
@@ -129,17 +130,15 @@ def _fresh_model(config: Config, vocabulary_size: int) -> AnyModel:
     known = {field.name for field in fields(GENERATIONS[config.model.generation].config)}
     for name in given.keys() - known - {"generation"}:
         raise ConfigError(f"model.{name} is {given[name]}, but RWKV-{config.model.generation} has none.")
-    model = _empty_model(**{"vocabulary_size": vocabulary_size, **given})
+    model = _without_numbers(**{"vocabulary_size": vocabulary_size, **given})
     model.initialise(torch.Generator().manual_seed(config.run.seed))
     return model
 
 
-def _empty_model(*, generation: str, **sizes: Any) -> AnyModel:
+def _without_numbers(*, generation: str, **sizes: Any) -> AnyModel:
     """Return a model whose values are yet to be filled in, on the CPU."""
-    kind = GENERATIONS[generation]
-    with torch.device("meta"):  # initialising takes long, and happens once
-        model = kind.model(kind.config(**sizes))
-    return model.to_empty(device="cpu")
+    # A model that is made there would be initialised, which takes long.
+    return empty_model(GENERATIONS[generation].config(**sizes)).to_empty(device="cpu")
 
 
 def _placed(model: AnyModel, config: Config) -> AnyModel:

@@ -11,8 +11,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
 from torch import Tensor
 
 from receptance.checkpoints import safetensors_file
@@ -20,14 +21,16 @@ from receptance.errors import TrainingError
 
 FORMAT = "receptance training snapshot 1"
 
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
     """How far a run has come."""
 
-    step: int = 0  # steps done, so also the number of the next one
-    tokens: int = 0  # read in them
-    seconds: float = 0.0  # spent, over all sessions of the run
+    step: NonNegativeInt = 0  # steps done, so also the number of the next one
+    tokens: NonNegativeInt = 0  # read in them
+    seconds: Seconds = 0.0  # spent, over all sessions of the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,10 @@ class Snapshot:
         safetensors_file.write(path, self.tensors, metadata)
 
 
+_POSITION = TypeAdapter(Position)
+_TABLE = TypeAdapter(dict[str, Any])
+
+
 def load_snapshot(path: Path) -> Snapshot:
     """Read a snapshot; its tensors are mapped from the file.
 
@@ -65,11 +72,11 @@ def load_snapshot(path: Path) -> Snapshot:
         raise TrainingError(f"{path}: this is {came!r}, but it must be {FORMAT!r}.")
     try:
         return Snapshot(
-            position=Position(**json.loads(metadata["position"])),
-            model=json.loads(metadata["model"]),
-            data=json.loads(metadata["data"]),
-            recipe=json.loads(metadata["recipe"]),
+            position=_POSITION.validate_json(metadata["position"], strict=True),
+            model=_TABLE.validate_json(metadata["model"]),
+            data=_TABLE.validate_json(metadata["data"]),
+            recipe=_TABLE.validate_json(metadata["recipe"]),
             tensors=tensors,
         )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, ValidationError) as error:
         raise TrainingError(f"{path}: the header of this snapshot is damaged: {error}.") from error

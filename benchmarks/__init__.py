@@ -1,0 +1,1 @@
+"""Figures of speed, beside the machine's limits and beside peers."""
