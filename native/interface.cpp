@@ -108,9 +108,17 @@ RECEPTANCE_EXPORT void receptance_cross_entropy(int type, void *logits, const st
   });
 }
 
-// The bytes of a packed matrix.
-RECEPTANCE_EXPORT std::int64_t receptance_packed_bytes(int format, std::int64_t rows, std::int64_t columns) {
-  return receptance::panels_of(rows) * receptance::panel_bytes(static_cast<Format>(format), columns);
+// Read memory on all threads, to see how long it takes.
+RECEPTANCE_EXPORT std::uint32_t receptance_read_memory(const void *from, std::int64_t bytes, int threads) {
+  const auto *at = static_cast<const char *>(from);
+  const std::int64_t part = bytes / threads / 64 * 64;
+  std::vector<std::uint32_t> results(threads);
+  receptance::for_each(threads, threads, [&](std::int64_t i) {
+    results[i] = receptance::kernels().read_memory(at + i * part, part);
+  });
+  std::uint32_t result = 0;
+  for (const std::uint32_t each : results) result ^= each;
+  return result;
 }
 
 // y [token, row] = x [token, column] times the packed matrix.

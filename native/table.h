@@ -95,6 +95,8 @@ struct Table {
   void (*wkv7)(const MatrixRecurrence &, std::int64_t head);
   // One token. The scratch holds the vocabulary rounded up to a multiple of CROSS_ENTROPY_LANES.
   void (*cross_entropy)(const CrossEntropy &, std::int64_t token, float *scratch);
+  // Read this memory, for the time it takes; the result depends on all of it but a last few bytes.
+  std::uint32_t (*read_memory)(const void *from, std::int64_t bytes);
   // Fill what matrices in this format read of the inputs of the tokens begin to end, beside x.
   void (*prepare)(Format, const Inputs &, std::int64_t begin, std::int64_t end);
   // y[token * y_stride + row] for every token and for the rows of the panels begin to end.
