@@ -4,6 +4,7 @@
 // tokens find it in the cache.
 
 #include "integers.h"
+#include "lanes.h"
 #include "packed_amx.h"
 #include "packed_tile.h"
 #include "table.h"
@@ -194,25 +195,53 @@ void round_to_halves(const float *group, bfloat16 *to) {
   for (int c = 0; c < GROUP_COLUMNS; c += LANES) store(load(group + c), to + c);
 }
 
+template <int by, class Any, int... lane>
+Any rotated(Any x, Lanes<lane...>) {
+  return __builtin_shufflevector(x, x, ((lane + by) % LANES)...);
+}
+
+// The largest lane, in every lane.
+template <int by = LANES / 2>
+Ints largest_of(Ints x) {
+  const Ints other = rotated<by>(x, AllLanes{}), larger = x > other ? x : other;
+  if constexpr (by == 1)
+    return larger;
+  else
+    return largest_of<by / 2>(larger);
+}
+
+template <int by = LANES / 2>
+Ints sum_of(Ints x) {
+  const Ints sum = x + rotated<by>(x, AllLanes{});
+  if constexpr (by == 1)
+    return sum;
+  else
+    return sum_of<by / 2>(sum);
+}
+
 // A group is rounded to -127 to 127 times a scale. What is not finite makes the scale, and so the product, not a number.
 void round_to_integers(const float *group, std::int8_t *rounded, float &scale, std::int32_t &minus_sum) {
-  float largest = 0.0f, poison = 0.0f;
-  for (int c = 0; c < GROUP_COLUMNS; ++c) {
-    const float size = __builtin_fabsf(group[c]);
-    largest = size > largest ? size : largest;
-    poison += group[c] * 0.0f;
+  typedef std::int8_t Bytes __attribute__((vector_size(LANES)));
+  constexpr float rounding = 0x1.8p+23f;  // adding it leaves the nearest integer in the low bits
+  constexpr std::int32_t infinity = 0x7f800000, sign_less = 0x7fffffff;
+  Ints size = {}, sum = {};
+  for (int c = 0; c < GROUP_COLUMNS; c += LANES) {
+    const Ints next = reinterpret<Ints>(load(group + c)) & sign_less;  // ordered as the floats are, and NaN last
+    size = next > size ? next : size;
   }
-  const float inverse = largest > 1e-30f && poison == 0.0f ? 127.0f / largest : 0.0f;
-  scale = largest * (1.0f / 127.0f) + poison;
-  int total = 0;
-  for (int c = 0; c < GROUP_COLUMNS; ++c) {
-    constexpr float rounding = 0x1.8p+23f;  // adding it leaves the nearest integer in the low bits
-    const float exact = poison == 0.0f ? group[c] * inverse : 0.0f;
-    const int nearest = reinterpret<std::int32_t>(exact + rounding) - 0x4b400000;
-    rounded[c] = static_cast<std::int8_t>(nearest);
-    total += nearest;
+  const std::int32_t largest_bits = largest_of(size)[0];
+  const bool finite = largest_bits < infinity;
+  const float largest = reinterpret<float>(largest_bits);
+  const float inverse = finite && largest > 1e-30f ? 127.0f / largest : 0.0f;
+  for (int c = 0; c < GROUP_COLUMNS; c += LANES) {
+    const Vector x = finite ? load(group + c) : Vector{};
+    const Ints nearest = reinterpret<Ints>(x * inverse + rounding) - reinterpret<std::int32_t>(rounding);
+    const Bytes bytes = __builtin_convertvector(nearest, Bytes);
+    __builtin_memcpy(rounded + c, &bytes, sizeof bytes);
+    sum += nearest;
   }
-  minus_sum = -total;
+  scale = finite ? largest * (1.0f / 127.0f) : __builtin_nanf("");
+  minus_sum = -sum_of(sum)[0];
 }
 
 }  // namespace
