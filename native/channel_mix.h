@@ -5,18 +5,19 @@
 #include "work.h"
 
 namespace receptance::RECEPTANCE_LEVEL {
+namespace {
 
 class ChannelMixer {
  public:
-  ChannelMixer(const Work &work, Room &room)
+  ChannelMixer(const Work &work, Storage &storage)
       : work_(work),
-        seen_(work, room),
-        key_input_(room, work.network.channels),
-        receptance_input_(room, work.network.channels),
-        hidden_(room, work.network.feed_forward),
-        k_(room.shared.take<float>(room.tokens * work.network.feed_forward)),
-        r_(room.shared.take<float>(room.tokens * work.network.channels)),
-        v_(room.shared.take<float>(room.tokens * work.network.channels)) {}
+        seen_(work, storage),
+        key_input_(storage, work.network.channels),
+        receptance_input_(storage, work.network.channels),
+        hidden_(storage, work.network.feed_forward),
+        k_(storage.shared.take<float>(storage.tokens * work.network.feed_forward)),
+        r_(storage.shared.take<float>(storage.tokens * work.network.channels)),
+        v_(storage.shared.take<float>(storage.tokens * work.network.channels)) {}
 
   // Adds to the residual stream x, each thread for its tokens.
   void run(const ChannelMix &mix, std::int64_t layer, float *x) const {
@@ -54,4 +55,5 @@ class ChannelMixer {
   float *k_, *r_, *v_;
 };
 
+}  // namespace
 }  // namespace receptance::RECEPTANCE_LEVEL

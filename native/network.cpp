@@ -11,27 +11,27 @@
 namespace receptance::RECEPTANCE_LEVEL {
 namespace {
 
-// Cut the batch so that no chunk has more than CHUNK tokens: long rows each in equal parts, short rows together.
+// Cut the batch so that no span has more than SPAN_TOKENS tokens: long rows each in equal parts, short rows together.
 template <class Function>
-void for_each_chunk(std::int64_t batch, std::int64_t time, Function f) {
-  const std::int64_t parts = (time + CHUNK - 1) / CHUNK, rows = time < CHUNK ? CHUNK / time : 1;
+void for_each_span(std::int64_t batch, std::int64_t time, Function f) {
+  const std::int64_t parts = (time + SPAN_TOKENS - 1) / SPAN_TOKENS, rows = time < SPAN_TOKENS ? SPAN_TOKENS / time : 1;
   for (std::int64_t row = 0; row < batch; row += rows)
     for (std::int64_t part = 0; part < parts; ++part) {
       const std::int64_t begin = time * part / parts, end = time * (part + 1) / parts;
-      f(Chunk{row, batch - row < rows ? batch - row : rows, begin, end - begin, part == 0, part == parts - 1});
+      f(Span{row, batch - row < rows ? batch - row : rows, begin, end - begin, part == 0, part == parts - 1});
     }
 }
 
 template <class TimeMixer>
 class Evaluator {
  public:
-  Evaluator(const Work &work, Room &room)
+  Evaluator(const Work &work, Storage &storage)
       : work_(work),
-        x_(room.own.take<float>(room.tokens * work.network.channels)),
-        change_(room.shared.take<float>(room.tokens * work.network.channels)),
-        last_(room, work.network.channels),
-        time_mixer_(work, room),
-        channel_mixer_(work, room) {}
+        x_(storage.own.take<float>(storage.tokens * work.network.channels)),
+        change_(storage.shared.take<float>(storage.tokens * work.network.channels)),
+        last_(storage, work.network.channels),
+        time_mixer_(work, storage),
+        channel_mixer_(work, storage) {}
 
   void run() {
     const Network &network = work_.network;
@@ -60,8 +60,8 @@ class Evaluator {
     const Network &network = work_.network;
     const std::int64_t channels = network.channels;
     work_.each_token([&](std::int64_t token) {
-      const std::int64_t row = work_.chunk.row + token / work_.chunk.time;
-      const std::int64_t t = work_.chunk.begin + token % work_.chunk.time;
+      const std::int64_t row = work_.span.row + token / work_.span.time;
+      const std::int64_t t = work_.span.begin + token % work_.span.time;
       const std::int64_t at = work_.call.tokens[row * work_.call.time + t] * channels;
       float *x = x_ + token * channels;
       if (network.embedding_type == Type::bfloat16) {
@@ -77,33 +77,33 @@ class Evaluator {
   static float widened(bfloat16 x) { return reinterpret<float>(static_cast<std::uint32_t>(x.bits) << 16); }
 
   void score() {
-    const Chunk &chunk = work_.chunk;
+    const Span &span = work_.span;
     const std::int64_t channels = work_.network.channels, vocabulary = work_.network.vocabulary;
     const Matrix &head = work_.network.head;
     const bool last_only = work_.call.last_only;
-    if (last_only && !chunk.is_last) return work_.meet();
-    last_.tokens = last_only ? chunk.rows : chunk.tokens();
+    if (last_only && !span.is_last) return work_.meet();
+    last_.tokens = last_only ? span.rows : span.tokens();
     work_.each_token([&](std::int64_t token) {
-      if (last_only && (token + 1) % chunk.time) return;
-      const std::int64_t to = last_only ? token / chunk.time : token;
+      if (last_only && (token + 1) % span.time) return;
+      const std::int64_t to = last_only ? token / span.time : token;
       normalise(x_ + token * channels, channels, work_.network.last_norm, work_.network.last_epsilon, last_.at(to));
       last_.round_for(head, to);
     });
     work_.meet_after_tokens();
-    const std::int64_t first = last_only ? chunk.row : chunk.row * work_.call.time + chunk.begin;
+    const std::int64_t first = last_only ? span.row : span.row * work_.call.time + span.begin;
     work_.multiply({{head, last_, work_.call.logits + first * vocabulary}});
   }
 };
 
 template <class TimeMixer>
-Room counted(const Work &work) {
-  Room room{Arena(nullptr), Arena(nullptr), work.chunk.tokens()};
-  Evaluator<TimeMixer>(work, room);
-  return room;
+Storage counted(const Work &work) {
+  Storage storage{Arena(nullptr), Arena(nullptr), work.span.tokens()};
+  Evaluator<TimeMixer>(work, storage);
+  return storage;
 }
 
-// The memory of a chunk: what belongs to tokens, once or for each thread, then what is shared.
-std::int64_t copies(const Chunk &chunk, const Team &team) { return chunk.tokens() == 1 ? team.size() : 1; }
+// The memory of a span: what belongs to tokens, once or for each thread, then what is shared.
+std::int64_t copies(const Span &span, const Team &team) { return span.tokens() == 1 ? team.size() : 1; }
 
 struct Evaluate {
   const Network &network;
@@ -112,12 +112,13 @@ struct Evaluate {
 
   template <class TimeMixer>
   void as() const {
-    for_each_chunk(call.batch, call.time, [&](const Chunk &chunk) {
-      const Work work(network, call, chunk, team);
-      const std::int64_t own = counted<TimeMixer>(work).own.bytes(), count = copies(chunk, team);
+    for_each_span(call.batch, call.time, [&](const Span &span) {
+      const Work work(network, call, span, team);
+      const std::int64_t own = counted<TimeMixer>(work).own.bytes(), count = copies(span, team);
       char *begin = static_cast<char *>(call.scratch);
-      Room room{Arena(count > 1 ? begin + team.thread() * own : begin), Arena(begin + count * own), chunk.tokens()};
-      Evaluator<TimeMixer>(work, room).run();
+      char *mine = count > 1 ? begin + team.thread() * own : begin;
+      Storage storage{Arena(mine), Arena(begin + count * own), span.tokens()};
+      Evaluator<TimeMixer>(work, storage).run();
     });
   }
 };
@@ -130,9 +131,9 @@ struct CountScratch {
 
   template <class TimeMixer>
   void as() const {
-    for_each_chunk(call.batch, call.time, [&](const Chunk &chunk) {
-      const Room room = counted<TimeMixer>(Work(network, call, chunk, team));
-      const std::int64_t bytes = copies(chunk, team) * room.own.bytes() + room.shared.bytes();
+    for_each_span(call.batch, call.time, [&](const Span &span) {
+      const Storage storage = counted<TimeMixer>(Work(network, call, span, team));
+      const std::int64_t bytes = copies(span, team) * storage.own.bytes() + storage.shared.bytes();
       most = bytes > most ? bytes : most;
     });
   }

@@ -79,6 +79,6 @@ struct Evaluation {
   void *scratch;               // so many bytes as scratch_bytes says, at a multiple of 64
 };
 
-constexpr std::int64_t CHUNK = 256;  // tokens that go through the network at once
+constexpr std::int64_t SPAN_TOKENS = 256;  // tokens that go through the network at once
 
 }  // namespace receptance

@@ -5,9 +5,10 @@
 #pragma once
 
 #include "elementwise.h"
-#include "matrix_state.h"
+#include "lanes.h"
 
 namespace receptance::RECEPTANCE_LEVEL {
+namespace {
 
 // What a token brings for one head, [size] each, as in MatrixRecurrence but for w: the decay e^w itself.
 struct Token {
@@ -70,4 +71,5 @@ static inline void step7(const Token &token, float *decayed_r, std::int64_t size
     step7(token, decayed_r, b_r, k_r, size, first, before + first * size, after + first * size);
 }
 
+}  // namespace
 }  // namespace receptance::RECEPTANCE_LEVEL

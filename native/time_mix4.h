@@ -5,22 +5,23 @@
 #include "work.h"
 
 namespace receptance::RECEPTANCE_LEVEL {
+namespace {
 
 class TimeMixer4 {
  public:
   using Layer = Layer4;
 
-  TimeMixer4(const Work &work, Room &room)
+  TimeMixer4(const Work &work, Storage &storage)
       : work_(work),
-        seen_(work, room),
-        key_input_(room, work.network.channels),
-        value_input_(room, work.network.channels),
-        receptance_input_(room, work.network.channels),
-        k_(room.shared.take<float>(room.tokens * work.network.memory_channels)),
-        v_(room.shared.take<float>(room.tokens * work.network.memory_channels)),
-        r_(room.shared.take<float>(room.tokens * work.network.memory_channels)),
-        y_(room.shared.take<float>(room.tokens * work.network.memory_channels)),
-        output_input_(room, work.network.memory_channels, y_) {}
+        seen_(work, storage),
+        key_input_(storage, work.network.channels),
+        value_input_(storage, work.network.channels),
+        receptance_input_(storage, work.network.channels),
+        k_(storage.shared.take<float>(storage.tokens * work.network.memory_channels)),
+        v_(storage.shared.take<float>(storage.tokens * work.network.memory_channels)),
+        r_(storage.shared.take<float>(storage.tokens * work.network.memory_channels)),
+        y_(storage.shared.take<float>(storage.tokens * work.network.memory_channels)),
+        output_input_(storage, work.network.memory_channels, y_) {}
 
   // Writes the change of the residual stream x.
   void run(const Layer4 &layer, std::int64_t index, const float *x, float *change) const {
@@ -52,7 +53,7 @@ class TimeMixer4 {
 
   // Shared by rows of the batch and, where these are few, by channels in steps of a cache line.
   void remember(const Layer4 &layer, std::int64_t index) const {
-    const std::int64_t channels = work_.network.memory_channels, time = work_.chunk.time, rows = work_.chunk.rows;
+    const std::int64_t channels = work_.network.memory_channels, time = work_.span.time, rows = work_.span.rows;
     const auto part = [&](float *sums) { return work_.part(sums, index, channels); };
     float *const *before = work_.before().memory, *const *after = work_.call.after.memory;
     const Wkv4Forward args{Type::float32, k_, v_, layer.decay, layer.bonus,
@@ -74,4 +75,5 @@ class TimeMixer4 {
   }
 };
 
+}  // namespace
 }  // namespace receptance::RECEPTANCE_LEVEL

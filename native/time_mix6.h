@@ -7,28 +7,33 @@
 #include "work.h"
 
 namespace receptance::RECEPTANCE_LEVEL {
+namespace {
 
 class TimeMixer6 {
  public:
   using Layer = Layer6;
 
-  TimeMixer6(const Work &work, Room &room)
+  TimeMixer6(const Work &work, Storage &storage)
       : work_(work),
         channels_(work.network.channels),
-        seen_(work, room),
-        mix_input_(room, channels_),
-        inputs_{{room, channels_}, {room, channels_}, {room, channels_}, {room, channels_}, {room, channels_}},
-        mix_hidden_{{room, rank()}, {room, rank()}, {room, rank()}, {room, rank()}, {room, rank()}},
-        decay_(room, rank()),
-        mix_low_(room.shared.take<float>(room.tokens * 5 * rank())),
-        w_(room.shared.take<float>(room.tokens * channels_)),
-        k_(room.shared.take<float>(room.tokens * channels_)),
-        v_(room.shared.take<float>(room.tokens * channels_)),
-        r_(room.shared.take<float>(room.tokens * channels_)),
-        g_(room.shared.take<float>(room.tokens * channels_)),
-        y_(room.shared.take<float>(room.tokens * channels_)),
-        output_input_(room, channels_, y_) {
-    for (float *&share : shares_) share = room.shared.take<float>(room.tokens * channels_);
+        seen_(work, storage),
+        mix_input_(storage, channels_),
+        inputs_{{storage, channels_},
+                {storage, channels_},
+                {storage, channels_},
+                {storage, channels_},
+                {storage, channels_}},
+        mix_hidden_{{storage, rank()}, {storage, rank()}, {storage, rank()}, {storage, rank()}, {storage, rank()}},
+        decay_(storage, rank()),
+        mix_low_(storage.shared.take<float>(storage.tokens * 5 * rank())),
+        w_(storage.shared.take<float>(storage.tokens * channels_)),
+        k_(storage.shared.take<float>(storage.tokens * channels_)),
+        v_(storage.shared.take<float>(storage.tokens * channels_)),
+        r_(storage.shared.take<float>(storage.tokens * channels_)),
+        g_(storage.shared.take<float>(storage.tokens * channels_)),
+        y_(storage.shared.take<float>(storage.tokens * channels_)),
+        output_input_(storage, channels_, y_) {
+    for (float *&share : shares_) share = storage.shared.take<float>(storage.tokens * channels_);
   }
 
   // Writes the change of the residual stream x.
@@ -107,14 +112,14 @@ class TimeMixer6 {
   }
 
   void remember(const Layer6 &layer, std::int64_t index) const {
-    const std::int64_t heads = work_.network.heads, size = channels_ / heads, time = work_.chunk.time;
+    const std::int64_t heads = work_.network.heads, size = channels_ / heads, time = work_.span.time;
     MatrixRecurrence args{};
     args.type = Type::float32;
     args.r = r_, args.k = k_, args.v = v_, args.w = w_, args.u = layer.bonus, args.y = y_;
     args.state = work_.part(work_.before().memory[0], index, heads * size * size);
     args.state_end = work_.part(work_.call.after.memory[0], index, heads * size * size);
-    args.batch = work_.chunk.rows, args.time = time, args.head = heads, args.key = args.value = size;
-    work_.share(work_.chunk.rows * heads, [&](std::int64_t i) {
+    args.batch = work_.span.rows, args.time = time, args.head = heads, args.key = args.value = size;
+    work_.share(work_.span.rows * heads, [&](std::int64_t i) {
       const std::int64_t row = i / heads, channel = i % heads * size;
       const float *decay = layer.decay + channel;
       for (std::int64_t t = 0; t < time; ++t) {
@@ -148,4 +153,5 @@ class TimeMixer6 {
   }
 };
 
+}  // namespace
 }  // namespace receptance::RECEPTANCE_LEVEL

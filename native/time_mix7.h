@@ -6,37 +6,38 @@
 #include "work.h"
 
 namespace receptance::RECEPTANCE_LEVEL {
+namespace {
 
 class TimeMixer7 {
  public:
   using Layer = Layer7;
 
-  TimeMixer7(const Work &work, Room &room)
+  TimeMixer7(const Work &work, Storage &storage)
       : work_(work),
         channels_(work.network.channels),
-        seen_(work, room),
-        r_input_(room, channels_),
-        w_input_(room, channels_),
-        k_input_(room, channels_),
-        v_input_(room, channels_),
-        a_input_(room, channels_),
-        g_input_(room, channels_),
-        w_low_(room, work.network.rank),
-        a_low_(room, work.network.rank),
-        v_low_(room, work.network.rank),
-        g_low_(room, work.network.rank),
-        r_(take(room)),
-        w_(take(room)),
-        k_(take(room)),
-        v_(take(room)),
-        first_v_(take(room)),
-        v_share_(take(room)),
-        a_(take(room)),
-        kappa_(take(room)),
-        g_(take(room)),
-        decayed_r_(take(room)),
-        y_(take(room)),
-        output_input_(room, channels_, y_) {}
+        seen_(work, storage),
+        r_input_(storage, channels_),
+        w_input_(storage, channels_),
+        k_input_(storage, channels_),
+        v_input_(storage, channels_),
+        a_input_(storage, channels_),
+        g_input_(storage, channels_),
+        w_low_(storage, work.network.rank),
+        a_low_(storage, work.network.rank),
+        v_low_(storage, work.network.rank),
+        g_low_(storage, work.network.rank),
+        r_(take(storage)),
+        w_(take(storage)),
+        k_(take(storage)),
+        v_(take(storage)),
+        first_v_(take(storage)),
+        v_share_(take(storage)),
+        a_(take(storage)),
+        kappa_(take(storage)),
+        g_(take(storage)),
+        decayed_r_(take(storage)),
+        y_(take(storage)),
+        output_input_(storage, channels_, y_) {}
 
   // Writes the change of the residual stream x.
   void run(const Layer7 &layer, std::int64_t index, const float *x, float *change) {
@@ -85,18 +86,18 @@ class TimeMixer7 {
   float *r_, *w_, *k_, *v_, *first_v_, *v_share_, *a_, *kappa_, *g_, *decayed_r_, *y_;
   Input output_input_;
 
-  float *take(Room &room) const { return room.shared.take<float>(room.tokens * channels_); }
+  float *take(Storage &storage) const { return storage.shared.take<float>(storage.tokens * channels_); }
 
   void remember(const Layer7 &layer, std::int64_t index, float *v) const {
-    const std::int64_t heads = work_.network.heads, size = channels_ / heads, time = work_.chunk.time;
+    const std::int64_t heads = work_.network.heads, size = channels_ / heads, time = work_.span.time;
     MatrixRecurrence args{};
     args.type = Type::float32;
     args.value_first = true;
     args.r = r_, args.k = k_, args.v = v, args.w = w_, args.a = kappa_, args.b = a_, args.y = y_;
     args.state = work_.part(work_.before().memory[0], index, heads * size * size);
     args.state_end = work_.part(work_.call.after.memory[0], index, heads * size * size);
-    args.batch = work_.chunk.rows, args.time = time, args.head = heads, args.key = args.value = size;
-    work_.share(work_.chunk.rows * heads, [&](std::int64_t i) {
+    args.batch = work_.span.rows, args.time = time, args.head = heads, args.key = args.value = size;
+    work_.share(work_.span.rows * heads, [&](std::int64_t i) {
       const std::int64_t first = i / heads * time * channels_ + i % heads * size, channel = i % heads * size;
       for (std::int64_t t = 0; t < time; ++t) bring(layer, first + t * channels_, channel, size, v);
       if (time == 1 && size % LANES == 0)
@@ -111,13 +112,15 @@ class TimeMixer7 {
     const std::int64_t size = args.key, first = head * size;
     float *w = w_ + first;
     map(w, size, [=](auto at) { return exponential(at(w)); });
-    step7({r_ + first, w, k_ + first, static_cast<const float *>(args.v) + first, kappa_ + first, a_ + first, y_ + first},
+    const auto *v = static_cast<const float *>(args.v) + first;
+    step7({r_ + first, w, k_ + first, v, kappa_ + first, a_ + first, y_ + first},
           decayed_r_ + first, size, args.state + first * size, args.state_end + first * size);
   }
 
   // Make what one head's memory is given of what the matrices gave; `at_token` is its place in [token, channel].
   void bring(const Layer7 &layer, std::int64_t at_token, std::int64_t channel, std::int64_t size, float *values) const {
-    float *w = w_ + at_token, *k = k_ + at_token, *v = values + at_token, *a = a_ + at_token, *kappa = kappa_ + at_token;
+    float *w = w_ + at_token, *k = k_ + at_token, *v = values + at_token, *a = a_ + at_token;
+    float *kappa = kappa_ + at_token;
     const float *w0 = layer.w0 + channel, *a0 = layer.a0 + channel;
     const float *k_k = layer.k_k + channel, *k_a = layer.k_a + channel;
     constexpr float least_log_decay = -0.6065306597f;  // -e^(-1/2)
@@ -140,9 +143,11 @@ class TimeMixer7 {
     const float *r = r_ + at_token, *k = k_ + at_token, *v = values + at_token, *g = g_ + at_token;
     const float *r_k = layer.r_k + channel;
     const float bonus = total(size, [=](auto at) { return at(r) * at(k) * at(r_k); });
-    normalise(y, size, {layer.head_norm.weight + channel, layer.head_norm.bias + channel}, work_.network.head_epsilon, y);
+    const Norm norm{layer.head_norm.weight + channel, layer.head_norm.bias + channel};
+    normalise(y, size, norm, work_.network.head_epsilon, y);
     map(y, size, [=](auto at) { return (at(y) + bonus * at(v)) * at(g); });
   }
 };
 
+}  // namespace
 }  // namespace receptance::RECEPTANCE_LEVEL

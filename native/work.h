@@ -1,8 +1,8 @@
 // How the threads of a team share the work on some tokens. For kernel files only (see table.h).
 //
 // Two kinds of work alternate. What belongs to tokens (norms, mixes, rounding) is shared by token; but a single token
-// every thread does for itself, in memory of its own, which saves waiting for each other. What belongs to output rows or
-// heads is always shared, and what it writes is read by all after they have met.
+// every thread does for itself, in memory of its own, which saves waiting for each other. What belongs to output rows
+// or heads is always shared, and what it writes is read by all after they have met.
 
 #pragma once
 
@@ -17,8 +17,10 @@ void wkv7(const MatrixRecurrence &, std::int64_t head);
 void prepare(Format, const Inputs &, std::int64_t begin, std::int64_t end);
 void multiply(const Matrix &, const Inputs &, float *y, std::int64_t y_stride, std::int64_t begin, std::int64_t end);
 
+namespace {
+
 // The tokens that go through the network at once: some whole rows of the batch, or a part of one row.
-struct Chunk {
+struct Span {
   std::int64_t row, rows, begin, time;
   bool is_first, is_last;  // of its rows
 
@@ -43,7 +45,7 @@ class Arena {
 };
 
 // Where work on tokens keeps its results, and where work on rows and heads does.
-struct Room {
+struct Storage {
   Arena own, shared;
   std::int64_t tokens;
 };
@@ -52,16 +54,16 @@ struct Room {
 struct Input : Inputs {
   float *values;
 
-  Input(Room &room, std::int64_t width, float *x = nullptr) : Inputs{}, values(x) {
+  Input(Storage &storage, std::int64_t width, float *x = nullptr) : Inputs{}, values(x) {
     const std::int64_t groups = groups_of(width), padded = groups * GROUP_COLUMNS;
-    if (!values) values = room.own.take<float>(room.tokens * width);
-    tokens = room.tokens;
+    if (!values) values = storage.own.take<float>(storage.tokens * width);
+    tokens = storage.tokens;
     columns = width;
     Inputs::x = values;
-    halves = room.own.take<std::uint16_t>(room.tokens * padded);
-    rounded = room.own.take<std::int8_t>(room.tokens * padded);
-    scales = room.own.take<float>(room.tokens * groups);
-    sums = room.own.take<std::int32_t>(room.tokens * groups);
+    halves = storage.own.take<std::uint16_t>(storage.tokens * padded);
+    rounded = storage.own.take<std::int8_t>(storage.tokens * padded);
+    scales = storage.own.take<float>(storage.tokens * groups);
+    sums = storage.own.take<std::int32_t>(storage.tokens * groups);
   }
   float *at(std::int64_t token) const { return values + token * columns; }
   void round_for(const Matrix &matrix, std::int64_t token) const { prepare(matrix.format, *this, token, token + 1); }
@@ -78,15 +80,15 @@ class Work {
  public:
   const Network &network;
   const Evaluation &call;
-  const Chunk &chunk;
+  const Span &span;
 
-  Work(const Network &network, const Evaluation &call, const Chunk &chunk, const Team &team)
-      : network(network), call(call), chunk(chunk), team_(team), alone_(chunk.tokens() == 1) {}
+  Work(const Network &network, const Evaluation &call, const Span &span, const Team &team)
+      : network(network), call(call), span(span), team_(team), alone_(span.tokens() == 1) {}
 
   // Each thread keeps to its own tokens, from call to call, until it meets the others.
   template <class Function>
   void each_token(Function f) const {
-    const std::int64_t tokens = chunk.tokens();
+    const std::int64_t tokens = span.tokens();
     for (std::int64_t token = alone_ ? 0 : begin(tokens); token < (alone_ ? 1 : end(tokens)); ++token) f(token);
   }
   void meet_after_tokens() const {
@@ -116,11 +118,11 @@ class Work {
     team_.meet();
   }
 
-  // One layer's part of a state, from the first row of the chunk on.
+  // One layer's part of a state, from the first row of the span on.
   float *part(float *state, std::int64_t layer, std::int64_t size) const {
-    return state + (layer * call.batch + chunk.row) * size;
+    return state + (layer * call.batch + span.row) * size;
   }
-  const States &before() const { return chunk.is_first ? call.before : call.after; }
+  const States &before() const { return span.is_first ? call.before : call.after; }
   int threads() const { return team_.size(); }
 
  private:
@@ -143,7 +145,8 @@ struct LowRank {
   float *low;  // one x
   Input hidden;
 
-  LowRank(Room &room, std::int64_t rank) : low(room.shared.take<float>(room.tokens * rank)), hidden(room, rank) {}
+  LowRank(Storage &storage, std::int64_t rank)
+      : low(storage.shared.take<float>(storage.tokens * rank)), hidden(storage, rank) {}
 
   template <class Function>
   void activate(const Work &work, const Matrix &one, const Matrix &two, Function f) {
@@ -159,23 +162,23 @@ struct LowRank {
 // What a half of a layer sees: the residual stream, normalised, each token beside the one before it.
 class Seen {
  public:
-  Seen(const Work &work, Room &room)
+  Seen(const Work &work, Storage &storage)
       : work_(work),
         channels_(work.network.channels),
-        slots_(room.own.take<float>((room.tokens + work.chunk.rows) * channels_)) {}
+        slots_(storage.own.take<float>((storage.tokens + work.span.rows) * channels_)) {}
 
   void fill(const float *x, Norm norm, const float *before) const {
     work_.each_token([&](std::int64_t token) {
-      const std::int64_t row = token / work_.chunk.time;
+      const std::int64_t row = token / work_.span.time;
       normalise(x + token * channels_, channels_, norm, work_.network.epsilon, slot(token));
-      if (token % work_.chunk.time == 0) copy(before + row * channels_, channels_, slot(token) - channels_);
+      if (token % work_.span.time == 0) copy(before + row * channels_, channels_, slot(token) - channels_);
     });
     work_.meet_after_tokens();
   }
   // After all have met, because `after` may be where `before` is.
   void keep(float *after) const {
-    work_.share(work_.chunk.rows, [&](std::int64_t row) {
-      copy(slot((row + 1) * work_.chunk.time - 1), channels_, after + row * channels_);
+    work_.share(work_.span.rows, [&](std::int64_t row) {
+      copy(slot((row + 1) * work_.span.time - 1), channels_, after + row * channels_);
     });
   }
 
@@ -197,7 +200,8 @@ class Seen {
   std::int64_t channels_;
   float *slots_;  // [row, 1 + time, channel]
 
-  float *slot(std::int64_t token) const { return slots_ + (token + token / work_.chunk.time + 1) * channels_; }
+  float *slot(std::int64_t token) const { return slots_ + (token + token / work_.span.time + 1) * channels_; }
 };
 
+}  // namespace
 }  // namespace receptance::RECEPTANCE_LEVEL

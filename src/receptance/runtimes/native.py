@@ -7,7 +7,7 @@ weights are; with int8 and int4 weights, what meets a matrix is rounded to int8,
 from __future__ import annotations
 
 import ctypes
-from functools import cache
+from functools import cache, partial
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from receptance import native
 from receptance.errors import ConfigError, KernelError
-from receptance.models import AnyModel, Config, HeadsConfig, HeadsState, RWKV4Config, RWKV4State, State
+from receptance.kernels.lengths import check_lengths
+from receptance.models import AnyModel, HeadsConfig, HeadsState, RWKV4Config, RWKV4State, State
 from receptance.models.rwkv4 import EMPTY_EXPONENT
 from receptance.quantization.packed import FORMATS, Format
 from receptance.runtimes.network import Evaluation, Network, States
@@ -25,14 +26,16 @@ from receptance.runtimes.packing import Packer, pack
 class NativeModel:
     """A model of any generation in the native runtime; made by `pack`.
 
-    `model(tokens, state)` means what it means for the torch module, and states of either serve the other. Nothing
-    here records gradients. Several threads may call one model.
+    `model(tokens, state, lengths)` means what it means for the torch module, and states of either serve the
+    other. Nothing here records gradients. Several threads may call one model.
     """
 
     dtype = torch.float32  # of the logits and the state
     device = torch.device("cpu")
 
-    def __init__(self, config: Config, packer: Packer, *, threads: int | None = None) -> None:
+    def __init__(
+        self, config: RWKV4Config | HeadsConfig, packer: Packer, *, threads: int | None = None
+    ) -> None:
         _library()
         self.config = config
         self.format: Format = packer.matrices
@@ -48,13 +51,17 @@ class NativeModel:
         dtype    number format of the matrices: float32, bfloat16, int8 or int4
         threads  that a call may use; None: as many as torch
 
-        Raises KernelError without the native library, and ConfigError for an unknown format or weights that it
-        cannot hold.
+        Raises KernelError without the native library, and ConfigError for an unknown format or weights that
+        it cannot hold.
         """
         if dtype not in FORMATS:
-            raise ConfigError(f"dtype {dtype!r} is unknown to the native runtime; known: {', '.join(FORMATS)}")
+            raise ConfigError(
+                f"dtype {dtype!r} is unknown to the native runtime; known: {', '.join(FORMATS)}"
+            )
         if model.device.type == "meta":
-            raise ConfigError("the model has no weights (it is on the meta device), so there is nothing to pack")
+            raise ConfigError(
+                "the model has no weights (it is on the meta device), so there is nothing to pack"
+            )
         weights = dict(model.named_parameters())
         return cls(model.config, Packer(weights.__getitem__, dtype), threads=threads)
 
@@ -71,25 +78,59 @@ class NativeModel:
         return self._packer.num_bytes
 
     def __call__(
-        self, tokens: Int[Tensor, "batch time"], state: State | None = None, *, last_only: bool = False
+        self,
+        tokens: Int[Tensor, "batch time"],
+        state: State | None = None,
+        lengths: Int[Tensor, " batch"] | None = None,
+        *,
+        last_only: bool = False,
     ) -> tuple[Float[Tensor, "batch time vocabulary"], State]:
         """Read a span of tokens; `logits[:, t]` scores the token that follows `tokens[:, t]`.
 
-        Without a state the text begins here; one that is handed in is not changed. With `last_only` there are the
-        logits of the last token alone, `[batch, 1, vocabulary]`. The memory that it takes does not grow with the
-        span, but for the logits.
+        Without a state the text begins here; one that is handed in is not changed. With lengths, only the
+        first `lengths[b]` tokens of row b are read; the logits at what follows are zero. With `last_only`
+        there are the logits of the last token of each row alone, `[batch, 1, vocabulary]`. The memory that it
+        takes does not grow with the span, but for the logits.
 
-        Raises ConfigError when tokens are not integers `[batch, time]` of ids of the model, or the state is not one
-        of this model and batch.
+        Raises ConfigError when tokens are not integers `[batch, time]` of ids of the model, the state is not
+        one of this model and batch, or lengths are not integers `[batch]` from 0 to time.
         """
         if tokens.ndim != 2 or tokens.is_floating_point() or not tokens.numel():
             raise ConfigError(
-                f"tokens are {tokens.dtype} of shape {tuple(tokens.shape)}, but they must be integers of shape "
-                "[batch, time], both at least 1"
+                f"tokens are {tokens.dtype} of shape {tuple(tokens.shape)}, but they must be integers of "
+                "shape [batch, time], both at least 1"
             )
         batch, time = tokens.shape
         tokens = tokens.to("cpu", torch.int64).contiguous()
         before = self.initial_state(batch) if state is None else self._checked(state, batch)
+        if lengths is None:
+            return self._read(tokens, before, last_only)
+        check_lengths(lengths, batch, time)
+        return self._read_rows(tokens, before, lengths.to("cpu", torch.int64), last_only)
+
+    def _read_rows(
+        self, tokens: Tensor, before: State, lengths: Tensor, last_only: bool
+    ) -> tuple[Tensor, State]:
+        """Read all rows up to the end of the shortest, then those that go on up to the next end."""
+        batch, time = tokens.shape
+        logits = torch.zeros(batch, 1 if last_only else time, self.config.vocabulary_size)
+        after = before.clone()
+        begin = 0
+        for end in torch.unique(lengths[lengths > 0]).tolist():
+            rows = (lengths > begin).nonzero().flatten()
+            start = after.map(partial(torch.index_select, dim=1, index=rows))
+            scores, ends = self._read(tokens[rows, begin:end].contiguous(), start, last_only)
+            if last_only:
+                logits[rows] = scores
+            else:
+                logits[rows, begin:end] = scores
+            for name, tensor in after.tensors().items():
+                tensor[:, rows] = ends.tensors()[name]
+            begin = end
+        return logits, after
+
+    def _read(self, tokens: Tensor, before: State, last_only: bool) -> tuple[Tensor, State]:
+        batch, time = tokens.shape
         after = self._new_state(batch)
         logits = torch.empty(batch, 1 if last_only else time, self.config.vocabulary_size)
         call = Evaluation(
@@ -141,7 +182,7 @@ class NativeModel:
         )
 
     def _checked(self, state: State, batch: int) -> State:
-        """Return the state as float32 on the CPU; raise ConfigError when it is not one of this model and batch."""
+        """Return the state as float32 on the CPU; raise ConfigError when it does not fit."""
         expected = self._new_state(batch)
         needed = {name: tuple(tensor.shape) for name, tensor in expected.tensors().items()}
         given = {name: tuple(tensor.shape) for name, tensor in state.tensors().items()}
@@ -152,9 +193,7 @@ class NativeModel:
 
 def _pointers(state: State) -> States:
     time_shift, channel_shift, *memory = (tensor.data_ptr() for tensor in state.tensors().values())
-    return States(
-        time_shift=time_shift, channel_shift=channel_shift, memory=(ctypes.c_void_p * 3)(*memory)
-    )
+    return States(time_shift=time_shift, channel_shift=channel_shift, memory=(ctypes.c_void_p * 3)(*memory))
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
 
 

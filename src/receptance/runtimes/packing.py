@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from receptance.models import Config, HeadsConfig, RWKV4Config, RWKV5Config, RWKV6Config, RWKV7Config
+from receptance.quantization.arena import Arena
 from receptance.quantization.packed import FORMATS, Format, PackedMatrix
 from receptance.runtimes.network import ChannelMix, Layer4, Layer6, Layer7, Matrix, Network, Norm
 
@@ -22,6 +23,7 @@ class Packer:
         self.matrices: Format = matrices
         # Thin matrices are a small part of the weights, and what goes into decays and mixes.
         self.thin_matrices: Format = "float32" if matrices == "float32" else "bfloat16"
+        self.arena = Arena()
         self.kept: list[object] = []
         self.num_bytes = 0
         self.prefix = ""
@@ -54,7 +56,7 @@ class Packer:
         return self._packed(weight.T, self.thin_matrices)
 
     def _packed(self, weight: Tensor, matrix_format: Format) -> Matrix:
-        packed = PackedMatrix.pack(weight, matrix_format)
+        packed = PackedMatrix.pack(weight, matrix_format, self.arena)
         panels = self.keep(packed.data)
         return Matrix(
             format=FORMATS.index(matrix_format), panels=panels, rows=packed.rows, columns=packed.columns
@@ -118,9 +120,7 @@ def _layer5(packer: Packer, config: RWKV5Config, index: int) -> Layer6:
 def _layer6(packer: Packer, config: Config, index: int) -> Layer6:
     mix_two = (packer.thin(weight) for weight in packer.tensor("att.time_maa_w2"))
     return Layer6(
-        channel_mix=_channel_mix(
-            packer, packer.tensor("ffn.time_maa_k"), packer.tensor("ffn.time_maa_r")
-        ),
+        channel_mix=_channel_mix(packer, packer.tensor("ffn.time_maa_k"), packer.tensor("ffn.time_maa_r")),
         norm=packer.norm("ln1"),
         head_norm=packer.norm("att.ln_x"),
         decay=packer.vector("att.time_decay"),
@@ -171,7 +171,7 @@ def _largest_rank(config: Config) -> int:
     return 1
 
 
-def pack(config: Config, packer: Packer) -> Network:
+def pack(config: RWKV4Config | HeadsConfig, packer: Packer) -> Network:
     """Return the network of these weights; it lives as long as the packer."""
     layer_type, pack_layer = _LAYERS[config.generation]
     layers = (layer_type * config.num_layers)()
