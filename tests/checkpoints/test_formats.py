@@ -98,3 +98,8 @@ def test_a_device_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "endless").symlink_to("/dev/zero")
     with pytest.raises(CheckpointError, match="no such file"):
         checkpoints.load(tmp_path / "endless")
+
+
+def test_a_name_that_no_path_can_have_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="too long"):
+        checkpoints.load("x" * 5000)

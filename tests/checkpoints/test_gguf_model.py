@@ -419,6 +419,14 @@ def test_a_tensor_too_many_is_named_as_in_the_file(tmp_path: Path) -> None:
         ),
         ({"general.architecture": text("rwkv7"), "rwkv7.wkv.head_size": array(4, [64])}, "an array of 1"),
         ({"general.architecture": text("rwkv7"), "rwkv7.wkv.head_size": number(64)}, "no RWKV model"),
+        (
+            {
+                "general.architecture": text("rwkv7"),
+                "rwkv7.wkv.head_size": number(64),
+                "rwkv7.attention.layer_norm_epsilon": value(12, 1e300),
+            },
+            r"layer_norm_epsilon' is 1e\+300",
+        ),
         ({"general.architecture": text("rwkv7"), "general.type": number(1)}, "holds no model, but '1'"),
     ],
 )

@@ -218,6 +218,8 @@ def test_heads_of_other_sizes_have_the_epsilon_that_the_program_gives_them(
     model = small_model("7", head_size=head_size, group_norm_epsilon=head_size * 1e-5)
     checkpoints.save(model, tmp_path / "fla", format="transformers")
     assert checkpoints.load(tmp_path / "fla").model.config == model.config
+    change_config(tmp_path / "fla", head_dim=None)  # the number of heads says it too
+    assert checkpoints.load(tmp_path / "fla").model.config == model.config
     official_epsilon = small_model("7", head_size=head_size)
     with pytest.raises(ConfigError, match=rf"0\.00064, but for heads of {head_size} channels"):
         checkpoints.save(official_epsilon, tmp_path / "other", format="transformers")

@@ -38,5 +38,5 @@ def test_anything_else_is_refused(tmp_path: Path, content: bytes, reason: str) -
 def test_a_file_of_absurd_size_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "a.json").open("wb") as file:
         file.truncate(json_file.MAX_BYTES + 1)
-    with pytest.raises(CheckpointError, match="more than 50,000,000 bytes"):
+    with pytest.raises(CheckpointError, match="more than 2,000,000 bytes"):
         json_file.read(tmp_path / "a.json")

@@ -207,6 +207,8 @@ def test_an_override_sets_what_the_file_does_not_say(tmp_path: Path) -> None:
         ({"layer_norm_epsilon": math.inf}, "layer_norm_epsilon is inf"),
         ({"num_layers": 3.0}, "num_layers is 3.0, but it must be a finite int"),
         ({"num_layers": 0}, "num_layers is 0, but it must be at least 1"),
+        ({"layer_norm_epsilon": 0.0}, "layer_norm_epsilon is 0.0, but it must be between 0 and 1"),
+        ({"layer_norm_epsilon": 1.5}, "layer_norm_epsilon is 1.5, but it must be between 0 and 1"),
         ({"dtype": torch.int8}, "dtype is torch.int8"),
         ({"device": "quantum"}, "device 'quantum' cannot be used"),
     ],

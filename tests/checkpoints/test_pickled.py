@@ -156,9 +156,9 @@ def test_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:
         (torch.zeros(3), "holds a Tensor"),
         ({"state_dict": {"emb.weight": torch.zeros(3)}}, "'state_dict' is a dict"),
         ({"emb.weight": torch.zeros(3), "epoch": 3}, "'epoch' is a int"),
-        ({3: torch.zeros(3)}, "key '3'"),
-        ({"a": torch.zeros(3).to_sparse()}, "'a' is no plain tensor"),
-        ({"a": torch.zeros(3, device="meta")}, "'a' is no plain tensor"),
+        ({3: torch.zeros(3)}, "key 3,"),
+        ({"a": torch.zeros(3).to_sparse()}, "would import 'torch._utils._rebuild_sparse_tensor'"),
+        ({"a": torch.zeros(3, device="meta")}, "would import 'torch._utils._rebuild_meta_tensor_no_storage'"),
         ({"a": torch.zeros(1).expand(1_000_000_000)}, "'a' is .*repeats its numbers"),
     ],
 )
@@ -277,8 +277,7 @@ def test_nothing_else_in_the_package_unpickles() -> None:
                 loads.append((path.relative_to(package).as_posix(), ast.unparse(node)))
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("eval", "exec", "__import__"):
                 pytest.fail(f"{path}:{node.lineno} runs text as a program")
-    assert [path for path, _ in loads] == ["checkpoints/pickled.py"]
-    assert "weights_only=True" in loads[0][1]
+    assert not loads
 
 
 def test_a_written_file_is_what_torch_and_blinkdl_read(tmp_path: Path) -> None:

@@ -48,6 +48,16 @@ def test_records_of_numbers_are_found_where_they_are(archive: Path) -> None:
     assert content[records[0].begin : records[0].end] == torch.arange(100.0).numpy().tobytes()
 
 
+def test_a_directory_beyond_reason_is_refused_unread(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        for number in range(20_000):
+            archive.writestr(f"archive/{number}", b"")
+    with pytest.raises(
+        CheckpointError, match=r"directory of the zip archive is damaged: it has .* but of no model"
+    ):
+        torch_archive.read_records(tmp_path / "a.pth")
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [

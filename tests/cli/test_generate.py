@@ -55,6 +55,46 @@ def test_it_writes_what_the_library_writes(model: str, capsys: pytest.CaptureFix
     assert printed.err == ""
 
 
+def test_every_setting_of_the_sampling_arrives(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = (
+        *(
+            "--temperature",
+            "1.6",
+            "--top-p",
+            "0.97",
+            "--top-k",
+            "90",
+            "--min-p",
+            "0.001",
+            "--typical-p",
+            "0.96",
+        ),
+        *("--temperature-first", "--presence-penalty", "0.4", "--frequency-penalty", "0.3"),
+        *("--penalty-decay", "0.9", "--logit-bias", "97=1.5", "--logit-bias", "98=-2", "--ban", "0"),
+        *("--ban", "99", "--logprobs", "2"),
+    )
+    result = as_json(capsys, model, "--prompt", "Once", *BASE, *settings)
+    sampling = Sampling(
+        temperature=1.6,
+        top_p=0.97,
+        top_k=90,
+        min_p=0.001,
+        typical_p=0.96,
+        temperature_first=True,
+        presence_penalty=0.4,
+        frequency_penalty=0.3,
+        penalty_decay=0.9,
+        logit_bias={97: 1.5, 98: -2.0},
+        ban=[0, 99],
+        seed=3,
+    )
+    pieces = list(load(model).pieces("Once", max_tokens=12, sampling=sampling, logprobs=2))
+    assert result["tokens"] == [piece.token for piece in pieces]
+    assert result["logprobs"] == [
+        {"logprob": piece.logprob, "top": [list(pair) for pair in piece.top_logprobs]} for piece in pieces
+    ]
+
+
 def test_a_seed_reproduces_and_the_seed_of_json_repeats_the_text(
     model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +192,14 @@ def test_a_prompt_may_begin_with_a_hyphen_and_is_taken_as_it_is(
             ("--tokenizer", "world"),
             "the model has 256 rows, but the tokenizer rwkv_vocab_v20230424 needs 65,536",
         ),
+        (("--logit-bias", "a=1"), "--logit-bias 'a=1' is not ID=VALUE, such as 261=-5"),
+        (("--logit-bias", "5"), "--logit-bias '5' is not ID=VALUE"),
+        (
+            ("--logit-bias", "256=1"),
+            "logit_bias names token 256, but the ids of the tokenizer go from 0 to 255",
+        ),
+        (("--ban", "-1"), "ban names token -1"),
+        (("--logprobs", "3"), "--logprobs are written by --json only"),
         (("--prompt-file", "x"), "--prompt and --prompt-file were both given"),
     ],
 )

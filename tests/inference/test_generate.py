@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from receptance.errors import ConfigError
 from receptance.inference.generate import Piece, generate, read
 from receptance.inference.sampling import Sampling, sample, uniform
+from receptance.models import RWKV4, State
 from receptance.tokenizers import load_tokenizer
 from tests.inference.models import Scripted, random_model
 
@@ -162,3 +163,54 @@ def test_what_cannot_be_done_is_refused_before_the_first_piece(
 def test_reading_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="no tokens"):
         read(random_model(), torch.empty(1, 0, dtype=torch.long))
+
+
+class Borrowed:
+    """A runtime that is no torch module, and notes what it is asked for."""
+
+    def __init__(self, model: RWKV4) -> None:
+        self.config, self.device, self._model = model.config, model.device, model
+        self.asked: list[bool] = []
+
+    def __call__(
+        self, tokens: torch.Tensor, state: State | None = None, *, last_only: bool = False
+    ) -> tuple[torch.Tensor, State]:
+        self.asked.append(last_only)
+        logits, state = self._model(tokens, state)
+        return (logits[:, -1:] if last_only else logits), state
+
+
+def test_any_runtime_writes_what_the_model_writes_and_gives_the_last_logits_alone() -> None:
+    model, sampling = random_model(), Sampling(seed=2, top_p=1)
+    runtime = Borrowed(model)
+    written = [
+        list(generate(reader, BYTES, b"Once" * 200, max_tokens=9, sampling=sampling, logprobs=1))
+        for reader in (model, runtime)
+    ]
+    assert [piece.token for piece in written[0]] == [piece.token for piece in written[1]]
+    assert runtime.asked == [True] * (2 + 8)  # 800 tokens in two spans, then one at a time
+
+
+def test_log_probabilities_are_of_the_model_and_not_of_the_sampling() -> None:
+    model, tokens = random_model(), list(b"Once")
+    sampling = Sampling(temperature=2.0, top_k=5, presence_penalty=3.0, ban=[0], seed=5)
+    for piece in generate(model, BYTES, tokens[:], max_tokens=8, sampling=sampling, logprobs=4):
+        logits, _ = read(model, torch.tensor([tokens]))
+        expected = logits[0].double().log_softmax(-1)
+        assert piece.logprob == pytest.approx(float(expected[piece.token]), abs=1e-5)
+        best = expected.topk(4)
+        assert [token for token, _ in piece.top_logprobs] == best.indices.tolist()
+        assert [value for _, value in piece.top_logprobs] == pytest.approx(best.values.tolist(), abs=1e-5)
+        tokens.append(piece.token)
+
+
+def test_what_cannot_be_obeyed_is_refused_before_anything_is_read() -> None:
+    model = Scripted(b"abc")
+    for sampling, logprobs, complaint in (
+        (Sampling(ban=[256]), None, "ban names token 256"),
+        (Sampling(logit_bias={300: 1.0}), None, "logit_bias names token 300"),
+        (GREEDY, -1, "logprobs is -1"),
+    ):
+        with pytest.raises(ConfigError, match=complaint):
+            generate(model, BYTES, [1], max_tokens=3, sampling=sampling, logprobs=logprobs)
+    assert model.read == []

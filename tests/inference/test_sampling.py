@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -11,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receptance.errors import ConfigError
-from receptance.inference.sampling import SEEDS, Sampling, distribution, sample, uniform
+from receptance.inference.penalties import Counts
+from receptance.inference.sampling import (
+    SEEDS,
+    Sampling,
+    SamplingSettings,
+    distribution,
+    log_probabilities,
+    sample,
+    uniform,
+)
 
 SETTINGS = [
     (1.0, 0.85, 0),
@@ -53,6 +63,68 @@ def test_the_distribution_is_that_of_the_reference_pipeline(
     expected = drawn_by_reference(monkeypatch, logits, temperature, 0.99999 if top_p == 1 else top_p, top_k)
     ours = distribution(logits, Sampling(temperature=temperature, top_p=top_p, top_k=top_k))
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("temperature", "top_p", "top_k"), SETTINGS)
+def test_the_same_chance_draws_the_token_that_the_reference_draws(
+    temperature: float, top_p: float, top_k: int
+) -> None:
+    utils = pytest.importorskip("rwkv.utils")
+    logits = torch.randn(3000, generator=torch.Generator().manual_seed(2)) * 2
+    ours = Sampling(temperature=temperature, top_p=top_p, top_k=top_k)
+    theirs = {"temperature": temperature, "top_p": 0.99999 if top_p == 1 else top_p, "top_k": top_k}
+    for seed in range(100):
+        np.random.seed(seed)  # the generator that the reference uses
+        expected = utils.PIPELINE.sample_logits(None, logits.clone(), **theirs)
+        np.random.seed(seed)
+        assert int(sample(logits, ours, np.random.random_sample())) == expected
+
+
+def test_the_temperature_can_come_first() -> None:
+    logits = logits_of(0.5, 0.3, 0.15, 0.05)
+    ours = distribution(logits, Sampling(temperature=0.5, top_p=0.6, temperature_first=True))
+    torch.testing.assert_close(ours, torch.tensor([1.0, 0, 0, 0], dtype=torch.float64))
+
+
+def test_at_temperature_one_without_top_k_the_orders_are_one() -> None:
+    logits = torch.randn(500, generator=torch.Generator().manual_seed(4)) * 3
+    cuts = {"top_p": 0.8, "min_p": 0.01, "typical_p": 0.7}
+    first, last = (distribution(logits, Sampling(temperature_first=first, **cuts)) for first in (True, False))
+    torch.testing.assert_close(first, last)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_bias_is_added_and_bans_are_kept(temperature: float) -> None:
+    logits = torch.tensor([3.0, 2.0, 1.0, 0.0])
+    sampling = Sampling(temperature=temperature, top_p=1, logit_bias={3: 2.5, 1: -math.inf}, ban=[0])
+    ours = distribution(logits, sampling)
+    expected = torch.tensor([-math.inf, -math.inf, 1.0, 2.5], dtype=torch.float64).softmax(-1)
+    torch.testing.assert_close(ours, expected if temperature else torch.eye(4, dtype=torch.float64)[3])
+    assert logits.tolist() == [3.0, 2.0, 1.0, 0.0]
+
+
+def test_penalties_are_taken_from_the_logits_of_what_was_written() -> None:
+    counts = Counts(tokens=np.array([2, 0]), counts=np.array([1.5, 0.0]))
+    sampling = Sampling(top_p=1, presence_penalty=0.25, frequency_penalty=0.5)
+    ours = distribution(torch.zeros(4, dtype=torch.float64), sampling, counts)
+    expected = torch.tensor([-0.25, 0, -1.0, 0], dtype=torch.float64).softmax(-1)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_log_probabilities_are_the_models_own_and_the_most_likely_come_first() -> None:
+    logits = torch.tensor([0.5, 2.0, -1.0, 2.0, -math.inf])
+    expected = logits.double().log_softmax(-1)
+    chosen, top = log_probabilities(logits, 2, top=3)
+    assert chosen == pytest.approx(float(expected[2]))
+    assert [token for token, _ in top] == [1, 3, 0]
+    assert [value for _, value in top] == pytest.approx(expected[[1, 3, 0]].tolist())
+    assert log_probabilities(logits, 2) == (chosen, ())
+    assert log_probabilities(logits, 2, top=1)[1] == top[:1]
+    assert len(log_probabilities(logits, 2, top=99)[1]) == 5
+
+
+def test_the_settings_by_name_are_the_fields_but_the_seed() -> None:
+    assert {field.name for field in fields(Sampling)} - {"seed"} == set(SamplingSettings.__annotations__)
 
 
 def test_top_p_is_cut_before_the_temperature() -> None:
@@ -98,7 +170,7 @@ def test_extreme_temperatures_neither_overflow_nor_underflow(temperature: float)
 
 
 def test_a_cut_deep_in_a_large_flat_vocabulary_is_exact() -> None:
-    """More candidates than the quick look at the most likely ones sees."""
+    """More candidates than are sorted at once."""
     probabilities = torch.linspace(1, 2, 65536, dtype=torch.float64)
     probabilities /= probabilities.sum()
     ours = distribution(probabilities.log(), Sampling(top_p=0.5))
@@ -137,16 +209,35 @@ def test_a_row_is_drawn_alike_alone_and_in_a_batch() -> None:
     st.floats(0, 3),
     st.floats(0, 1),
     st.integers(0, 50),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.booleans(),
 )
 def test_what_is_drawn_always_has_a_probability(
-    values: list[float], chance: float, temperature: float, top_p: float, top_k: int
+    values: list[float],
+    chance: float,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    min_p: float,
+    typical_p: float,
+    temperature_first: bool,
 ) -> None:
     values[0] = 0.0  # one finite value at least
     logits = torch.tensor(values, dtype=torch.float64)
-    sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k)
+    sampling = Sampling(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        typical_p=typical_p,
+        temperature_first=temperature_first,
+    )
     probabilities = distribution(logits, sampling)
     assert probabilities.sum().item() == pytest.approx(1)
-    assert probabilities[sample(logits, sampling, chance)] > 0
+    token = sample(logits, sampling, chance)
+    assert probabilities[token] > 0
+    assert sample(logits, sampling, chance) == token
 
 
 def test_the_largest_chance_still_draws_a_candidate() -> None:
@@ -196,6 +287,13 @@ def test_a_seed_gives_the_same_chances_on_every_machine_and_version(seed: int, p
         ({"top_p": -0.1}, "top_p is -0.1"),
         ({"top_p": math.nan}, "top_p is nan"),
         ({"top_k": -1}, "top_k is -1"),
+        ({"min_p": 1.5}, "min_p is 1.5"),
+        ({"typical_p": math.nan}, "typical_p is nan"),
+        ({"presence_penalty": math.inf}, "presence_penalty is inf"),
+        ({"frequency_penalty": math.nan}, "frequency_penalty is nan"),
+        ({"penalty_decay": 1.1}, "penalty_decay is 1.1"),
+        ({"logit_bias": {3: math.nan}}, "logit_bias adds nan to token 3"),
+        ({"logit_bias": {3: math.inf}}, "logit_bias adds inf to token 3"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": SEEDS}, "seed is 18446744073709551616"),
     ],
@@ -210,3 +308,18 @@ def test_settings_that_cannot_be_obeyed_are_refused(settings: dict[str, float], 
 def test_logits_that_are_not_finite_are_refused(values: list[float], temperature: float) -> None:
     with pytest.raises(ConfigError, match="overflows in its number format or has diverged"):
         sample(torch.tensor(values), Sampling(temperature=temperature), 0.5)
+
+
+@pytest.mark.parametrize("settings", [{"ban": [0, 1]}, {"ban": [0], "logit_bias": {1: -math.inf}}], ids=str)
+def test_when_all_tokens_are_banned_the_error_says_so(settings: SamplingSettings) -> None:
+    with pytest.raises(ConfigError, match="all tokens are banned"):
+        sample(torch.zeros(2), Sampling(**settings), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [({"ban": [1, 7]}, "ban names token 7"), ({"logit_bias": {-1: 0.0}}, "logit_bias names token -1")],
+)
+def test_tokens_outside_the_vocabulary_are_refused(settings: SamplingSettings, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        sample(torch.zeros(7), Sampling(**settings), 0.5)

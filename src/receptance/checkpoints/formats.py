@@ -55,7 +55,8 @@ def _existing(path: Path) -> Path:
             if candidate.is_file() or candidate.is_dir():
                 return candidate
     except (OSError, ValueError) as error:  # too long for a path, or forbidden to look at
-        raise CheckpointError(f"{path}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"{path}: it cannot be looked at: {reason}.") from error
     raise CheckpointError(
         f"{path}: there is no such file or folder, nor one with {' or '.join(_SUFFIXES)} added."
     )

@@ -81,11 +81,11 @@ def read(path: Path) -> Contents:
     file = gguf_file.read(path)
     architecture = _architecture(path, file)
     config = _config(path, file, architecture)
-    names = layout(architecture, int(str(config["head_size"])))
+    names = layout(architecture, config["head_size"])
     return Contents(
         path=path,
         format=FORMAT,
-        weights=_unscaled(path, file, names.to_official(path, file.weights)),
+        weights=_unscaled(path, file, architecture, names.to_official(path, file.weights)),
         files=(path,),
         config=config,
         tokenizer=gguf_vocabulary.tokenizer_name(_strings(file)),
@@ -118,9 +118,9 @@ def _architecture(path: Path, file: GGUFFile) -> str:
     return str(architecture)
 
 
-def _config(path: Path, file: GGUFFile, architecture: str) -> dict[str, object]:
+def _config(path: Path, file: GGUFFile, architecture: str) -> dict[str, Any]:
     """Return what the file says of the config; the head size is there, since no shape of RWKV-7 tells it."""
-    found = {}
+    found: dict[str, Any] = {}  # Any: the loader holds them against the fields
     for theirs, ours in (FIELDS[architecture] | {_GROUP_NORM: "group_norm_epsilon"}).items():
         value = file.metadata.get(f"{architecture}.{theirs}")
         if value is not None:
@@ -148,7 +148,8 @@ def _general(metadata: Mapping[str, T]) -> dict[str, T]:
 
 def _shortest(value: float) -> float:
     """Return the shortest decimal that is this number in float32: 1e-05 for 9.99999974e-06."""
-    return float(str(np.float32(value)))
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(value)))
 
 
 def _strings(file: GGUFFile) -> list[bytes]:
@@ -158,11 +159,13 @@ def _strings(file: GGUFFile) -> list[bytes]:
     return tokens.strings() if is_rwkv and isinstance(tokens, Array) else []
 
 
-def _unscaled(path: Path, file: GGUFFile, weights: Mapping[str, Weight]) -> dict[str, Weight]:
+def _unscaled(
+    path: Path, file: GGUFFile, architecture: str, weights: Mapping[str, Weight]
+) -> dict[str, Weight]:
     """Return the weights as they are where the activations are not halved after every so many layers."""
-    every = file.metadata.get(f"rwkv6.{_RESCALE}", 0)
-    if type(every) is not int or not 0 <= every < 1 << 32:
-        raise CheckpointError(f"{path}: 'rwkv6.{_RESCALE}' is {every!r}, but it must be a number.")
+    every = file.metadata.get(f"{architecture}.{_RESCALE}", 0) if architecture == "rwkv6" else 0
+    if type(every) is not int or every < 0:
+        raise CheckpointError(f"{path}: '{architecture}.{_RESCALE}' is {every!r}, but it must be a number.")
     if every == 0:
         return dict(weights)
     return {name: _multiplied(name, weight, every) for name, weight in weights.items()}

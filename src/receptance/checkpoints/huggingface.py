@@ -101,8 +101,8 @@ def _write(folder: Path, model: StoredModel, dialects: tuple[Dialect, ...], max_
     if dialect is None or dialect.settings is None:
         known = ", ".join(f"RWKV-{dialect.generation} ({dialect.program})" for dialect in dialects)
         raise ConfigError(
-            f"{folder}: such folders are for {known}; nothing runs RWKV-{config.generation} from one. Write a "
-            ".pth file, which the package rwkv runs."
+            f"{folder}: such folders are for {known}; nothing runs RWKV-{config.generation} from one. Write "
+            "a .pth file, which the package rwkv runs."
         )
     dtype = model.weights["head.weight"].dtype
     context_length = model.metadata.get("context_length", "")

@@ -166,7 +166,9 @@ _WRITTEN: Settings = {
 
 
 def _epsilon7(settings: Settings) -> dict[str, object]:
-    return {"group_norm_epsilon": LAYER_NORM_EPSILON * whole_number(settings, "head_dim", 64)}
+    heads = whole_number(settings, "num_heads", 0)
+    by_number = whole_number(settings, "hidden_size", 0) // heads if heads else 64
+    return {"group_norm_epsilon": LAYER_NORM_EPSILON * whole_number(settings, "head_dim", by_number)}
 
 
 def _settings7(config: RWKV7Config, dtype: str) -> dict[str, object]:
@@ -193,9 +195,13 @@ def _settings7(config: RWKV7Config, dtype: str) -> dict[str, object]:
 def _in_other_words6(settings: Settings) -> dict[str, object]:
     """Return the size of a head, which config.json gives by their number, and the epsilon of their norm."""
     divisor = whole_number(settings, "receptance_divisor", 1)
-    hidden, heads = whole_number(settings, "hidden_size", 0), whole_number(settings, "num_heads", 0)
-    size = {"head_size": hidden // heads} if heads else {}
-    return {"group_norm_epsilon": LAYER_NORM_EPSILON * divisor**2, **size}
+    said: dict[str, object] = {"group_norm_epsilon": LAYER_NORM_EPSILON * divisor**2}
+    heads = settings.get("num_heads")
+    if isinstance(heads, int) and not isinstance(heads, bool) and heads > 0:
+        said["head_size"] = whole_number(settings, "hidden_size", 0) // heads
+    elif heads is not None:
+        said["head_size"] = heads  # to be refused
+    return said
 
 
 def _settings6(config: RWKV6Config, dtype: str) -> dict[str, object]:

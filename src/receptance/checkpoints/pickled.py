@@ -1,10 +1,12 @@
 """Official `.pth` files: a zip archive of a pickle and the raw numbers, read without executing anything.
 
-This is the only place that calls `torch.load`, whose restricted unpickler knows tensors and plain containers.
+No unpickler runs: `torch_pickle` says where the pickle has each tensor, and what the archive holds there is
+mapped from the file.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,10 +15,13 @@ import torch
 from torch import Tensor
 
 from receptance import atomic
+from receptance.checkpoints import torch_archive, torch_pickle
 from receptance.checkpoints.contents import Contents, Weight, weights
 from receptance.checkpoints.names import published_shape, wrapper_prefix
+from receptance.checkpoints.safetensors_file import MAX_AXES
 from receptance.checkpoints.stored_model import StoredModel
-from receptance.checkpoints.torch_archive import Record, fill_records, read_records
+from receptance.checkpoints.torch_archive import Record, fill_records
+from receptance.checkpoints.torch_pickle import Place
 from receptance.errors import CheckpointError
 
 
@@ -39,19 +44,29 @@ def read(path: Path) -> Contents:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file of `torch.save` by the names they have there; raises as `read` does."""
-    records = read_records(path)
-    try:
-        # A later change in place copies the page: the file stays as it is.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a hostile pickle can make the reader fail in any way
-        reason = str(error).strip().partition("\n")[0][:300]
-        raise CheckpointError(
-            f"{path}: its pickle is damaged or wants more than tensors; nothing in it was executed. "
-            f"Torch says: {type(error).__name__}: {reason}"
-        ) from error
-    tensors = _checked_tensors(path, state)
-    _check_storages(path, tensors, records)
-    return tensors
+    members = torch_archive.members(path)
+    if "byteorder" in members and _content(path, members["byteorder"]) != b"little":
+        raise CheckpointError(f"{path}: its numbers are not little-endian. Save it again on a usual machine.")
+    state = torch_pickle.read(path, _content(path, members["data.pkl"]))
+    places = _checked_places(path, state)
+    _check_records(path, places, members)
+    # Mapped privately: a later change in place copies the page, and the file stays as it is.
+    whole = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    return {name: _tensor(place, whole.untyped_storage(), members) for name, place in places.items()}
+
+
+def _content(path: Path, record: Record) -> bytes:
+    with path.open("rb") as file:
+        file.seek(record.begin)
+        return file.read(record.num_bytes)
+
+
+def _tensor(place: Place, whole: torch.UntypedStorage, members: Mapping[str, Record]) -> Tensor:
+    empty = torch.empty(0, dtype=place.storage.dtype)
+    if not place.storage.count:
+        return empty.reshape(place.size)
+    record = members[_record_of(place)]
+    return empty.set_(whole[record.begin : record.end], place.offset, place.size, place.stride)
 
 
 def write(path: Path, model: StoredModel) -> None:
@@ -96,54 +111,57 @@ def _as_narrow_as_matrices(model: StoredModel) -> Mapping[str, Weight]:
     return {name: narrow.get(name, weight) for name, weight in model.weights.items()}
 
 
-def _checked_tensors(path: Path, state: object) -> dict[str, Tensor]:
-    """Return what was unpickled, if it is a flat dictionary of plain tensors."""
+def _checked_places(path: Path, state: object) -> dict[str, Place]:
+    """Return what the pickle stands for, if it is a flat dictionary of tensors."""
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: it holds a {type(state).__name__}, but a model is a dict of tensors.")
+        kind = "Tensor" if isinstance(state, Place) else type(state).__name__
+        raise CheckpointError(f"{path}: it holds a {kind}, but a model is a dict of tensors.")
     if "_strategy" in state:
+        strategy = state["_strategy"]
         raise CheckpointError(
-            f"{path}: the package 'rwkv' converted it for the strategy {str(state['_strategy'])[:80]!r}: "
+            f"{path}: the package 'rwkv' converted it for the strategy "
+            f"{strategy[:80] if isinstance(strategy, str) else '?'!r}: "
             "matrices are transposed or rounded, and the first layer norm is gone. "
             "Load the file that it was made from."
         )
     for name, value in state.items():
         if not isinstance(name, str):
-            raise CheckpointError(
-                f"{path}: it has the key {str(name)[:80]!r}, but names of tensors are strings."
-            )
-        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: it has the key {name!r}, but names of tensors are strings.")
+        if not isinstance(value, Place):
             raise CheckpointError(
                 f"{path}: {name!r} is a {type(value).__name__}, but a model is a flat dict of tensors. "
                 "From a trainer's file, save the state_dict() of the model alone."
             )
-        if type(value) not in (Tensor, torch.nn.Parameter) or value.layout != torch.strided or value.is_meta:
-            raise CheckpointError(
-                f"{path}: {name!r} is no plain tensor ({type(value).__name__}, {value.layout})."
-            )
-    return {name: value.detach() for name, value in state.items()}
+    return state
 
 
-def _check_storages(path: Path, tensors: Mapping[str, Tensor], records: list[Record]) -> None:
-    """Check that each tensor lies in a record of the archive, whole and with numbers of its own.
-
-    Torch believes the pickle about sizes, and a tensor may repeat its numbers by a stride of zero.
-    """
-    places = {name: tensor.untyped_storage().data_ptr() for name, tensor in tensors.items() if tensor.numel()}
-    sizes = {record.begin: record.num_bytes for record in records}
-    origin = min(places.values(), default=0) - min(sizes, default=0)  # where the file lies in memory
+def _check_records(path: Path, places: Mapping[str, Place], members: Mapping[str, Record]) -> None:
+    """Check that each tensor lies in a record of the archive, whole and with numbers of its own."""
+    needed = 0
     for name, place in places.items():
-        tensor = tensors[name]
-        claimed, held = tensor.untyped_storage().nbytes(), sizes.get(place - origin)
+        width, record = place.storage.dtype.itemsize, members.get(_record_of(place))
+        claimed, held = place.storage.count * width, record.num_bytes if record else 0
         if claimed != held:
             raise CheckpointError(
-                f"{path}: {name!r} claims {claimed:,} bytes, but its record in the archive has {held or 0:,}."
+                f"{path}: {name!r} claims {claimed:,} bytes, but its record in the archive has {held:,}."
             )
-        if tensor.nbytes > held:
+        if len(place.size) > MAX_AXES or not place.is_within():
             raise CheckpointError(
-                f"{path}: {name!r} is {tuple(tensor.shape)}, which needs {tensor.nbytes:,} bytes, but it has "
-                f"{held:,}: it repeats its numbers."
+                f"{path}: {name!r} is {place.size} in steps of {place.stride} from number {place.offset} on, "
+                f"but its record has {place.storage.count:,} numbers."
             )
-    if sum(tensor.nbytes for tensor in tensors.values()) > 2 * sum(sizes.values()):
+        if (size := math.prod(place.size) * width) > held:
+            raise CheckpointError(
+                f"{path}: {name!r} is {place.size}, which needs {size:,} bytes, but it has {held:,}: it "
+                "repeats its numbers."
+            )
+        needed += size
+    records = {_record_of(place) for place in places.values()} & members.keys()
+    if needed > 2 * sum(members[record].num_bytes for record in records):
         raise CheckpointError(
             f"{path}: its tensors share memory: they need more than twice what the file holds."
         )
+
+
+def _record_of(place: Place) -> str:
+    return f"data/{place.storage.key}"

@@ -6,6 +6,7 @@ the other. Compressed or overlapping records could make a small file fill the me
 
 from __future__ import annotations
 
+import io
 import struct
 import zipfile
 import zlib
@@ -16,10 +17,22 @@ from typing import BinaryIO
 
 from receptance.errors import CheckpointError
 
-MAX_PICKLE_BYTES = 32_000_000  # the pickle of a model with 61 layers has 0.2 MB
+MAX_DIRECTORY_BYTES = 1_000_000  # that of a model with 61 layers has 0.2 million
+MAX_PICKLE_BYTES = 1_000_000  # the pickle of a model with 61 layers has 0.3 million
 _DIRECTORY_ENTRY_BYTES = 46  # without the name, the extra field and the comment behind it
 _DIRECTORY_CHECKSUM = 16  # where in the entry the checksum stands
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, what the directory has too, lengths of name and extra
+
+
+class _ShortReads(io.FileIO):
+    """A file that refuses to read much at once, because `zipfile` reads a directory in one piece."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(
+                f"it has {size:,} bytes, but of no model more than {MAX_DIRECTORY_BYTES:,}"
+            )
+        return super().read(size)
 
 
 @dataclass(frozen=True)
@@ -38,13 +51,19 @@ class Record:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Return the records that hold the numbers of tensors, in the order of the file.
+    """Return the records with the numbers of tensors, in the order of the file; raises as `members` does."""
+    found = members(path)
+    return [record for name, record in found.items() if name.startswith("data/") and record.num_bytes]
+
+
+def members(path: Path) -> dict[str, Record]:
+    """Return all records by name, in the order of the file.
 
     Raises CheckpointError, naming the record or the byte, when the archive is not as torch writes it.
     """
     records = _records(path)
-    ends = [record.start for record in records[1:]] + [path.stat().st_size]
-    for record, end in zip(records, ends, strict=True):
+    ends = [record.start for record in records] + [path.stat().st_size]
+    for record, end in zip(records, ends[1:], strict=True):
         if record.end > end:
             raise CheckpointError(
                 f"{path}: record {record.name!r} ends at byte {record.end:,}, but there is room for it only "
@@ -61,7 +80,7 @@ def read_records(path: Path) -> list[Record]:
         raise CheckpointError(
             f"{path}: 'data.pkl' has more than {MAX_PICKLE_BYTES:,} bytes, so it is no model."
         )
-    return [record for record in records if record.name.startswith("data/") and record.num_bytes]
+    return by_name
 
 
 def fill_records(path: Path, contents: Iterable[Callable[[], memoryview]]) -> None:
@@ -100,7 +119,7 @@ def _records(path: Path) -> list[Record]:
                 f"{path}: a .pth file is a zip archive and ends with its directory, but this one ends at "
                 f"byte {path.stat().st_size:,} without one: it is cut off."
             )
-        with zipfile.ZipFile(path) as archive:
+        with _ShortReads(path) as whole, zipfile.ZipFile(whole) as archive:
             members = sorted(archive.infolist(), key=lambda member: member.header_offset)
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:
         raise CheckpointError(f"{path}: the directory of the zip archive is damaged: {error}.") from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from receptance.cli import options, terminal
+from receptance.cli import options, sampling, terminal
 from receptance.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ PROMPT_FILE = Parameter(
     allow_leading_hyphen=True, help="A UTF-8 file with the text to continue; - is standard input."
 )
 MAX_TOKENS = Parameter(alias="-n", help="Stop after so many tokens.")
-TEMPERATURE = Parameter(help="Above 1 more surprising, below 1 less; 0 always takes the most likely token.")
-TOP_P = Parameter(help="Draw among the most likely tokens that together have this probability; 1 is off.")
-TOP_K = Parameter(help="Draw among so many of the most likely tokens; 0 is off.")
 SEED = Parameter(help="Makes the text repeatable; a fresh one where none is given.")
+LOGPROBS = Parameter(
+    help="With --json: the log-probability of each token, and of so many of the most likely in its place."
+)
 STOP = Parameter(
     allow_leading_hyphen=True,
     negative="",
@@ -41,11 +41,10 @@ def generate(
     prompt: Annotated[str | None, PROMPT] = None,
     prompt_file: Annotated[Path | None, PROMPT_FILE] = None,
     max_tokens: Annotated[int, MAX_TOKENS] = 100,
-    temperature: Annotated[float, TEMPERATURE] = 1.0,
-    top_p: Annotated[float, TOP_P] = 0.85,
-    top_k: Annotated[int, TOP_K] = 0,
+    drawing: sampling.Drawing = sampling.REFERENCE,
     seed: Annotated[int | None, SEED] = None,
     stop: Annotated[list[str] | None, STOP] = None,
+    logprobs: Annotated[int | None, LOGPROBS] = None,
     as_json: options.Json = False,
     revision: options.Revision = None,
     dtype: options.Dtype = None,
@@ -60,14 +59,13 @@ def generate(
     comes, on a terminal after the prompt and with control characters made visible.
     """
     text = _prompt(prompt, prompt_file)
-    from receptance.inference import Sampling, fresh_seed
-
-    seed = fresh_seed() if seed is None else seed
-    sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+    if logprobs is not None and not as_json:
+        raise ConfigError("--logprobs are written by --json only: add it, or leave --logprobs out.")
+    settings = drawing.sampling(seed)
     lm = options.load(model, revision, dtype, device, tokenizer, tuning)
     tokens = lm.tokenizer.encode(text)
-    pieces = lm.pieces(tokens, max_tokens=max_tokens, sampling=sampling, stop=stop or ())
-    report = Report(prompt=text, prompt_tokens=len(tokens), seed=seed)
+    pieces = lm.pieces(tokens, max_tokens=max_tokens, sampling=settings, stop=stop or (), logprobs=logprobs)
+    report = Report(prompt=text, prompt_tokens=len(tokens), seed=settings.seed)
     _write(report, pieces, as_json)
 
 
@@ -94,6 +92,7 @@ class Report:
     seed: int
     text: str = ""
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[dict[str, object]] = field(default_factory=list)
     finish_reason: str | None = None
     started: float = 0.0
     times: list[float] = field(default_factory=list)
@@ -105,6 +104,10 @@ class Report:
             self.times.append(time.perf_counter())
             self.tokens.append(piece.token)
             self.text += piece.text
+            if piece.logprob is not None:
+                self.logprobs.append(
+                    {"logprob": piece.logprob, "top": [list(pair) for pair in piece.top_logprobs]}
+                )
             self.finish_reason = piece.finish_reason
             yield piece
 
@@ -124,6 +127,7 @@ class Report:
             "prompt": self.prompt,
             "text": self.text,
             "tokens": self.tokens,
+            **({"logprobs": self.logprobs} if self.logprobs else {}),
             "finish_reason": self.finish_reason,
             "seed": self.seed,
             "prompt_tokens": self.prompt_tokens,

@@ -1,22 +1,36 @@
 """A loaded model at work: it writes text token by token, and can show that it reads alike in every way."""
 
-from receptance.inference.generate import FinishReason, Piece, generate, read
+from receptance.inference.generate import FinishReason, Piece, Runtime, generate, read
 from receptance.inference.loaded import Loaded, load
-from receptance.inference.sampling import Sampling, distribution, fresh_seed, sample, uniform
+from receptance.inference.penalties import Counts, reference_uncounted
+from receptance.inference.sampling import (
+    Sampling,
+    SamplingSettings,
+    distribution,
+    fresh_seed,
+    log_probabilities,
+    sample,
+    uniform,
+)
 from receptance.inference.verification import Difference, Verification, verify
 
 __all__ = [
+    "Counts",
     "Difference",
     "FinishReason",
     "Loaded",
     "Piece",
+    "Runtime",
     "Sampling",
+    "SamplingSettings",
     "Verification",
     "distribution",
     "fresh_seed",
     "generate",
     "load",
+    "log_probabilities",
     "read",
+    "reference_uncounted",
     "sample",
     "uniform",
     "verify",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +14,7 @@ from receptance import checkpoints
 from receptance.checkpoints import Checkpoint, Tuning
 from receptance.errors import ConfigError, TokenizerError
 from receptance.inference.generate import Piece, generate, require_known
-from receptance.inference.sampling import Sampling, fresh_seed
+from receptance.inference.sampling import Sampling, SamplingSettings, fresh_seed
 from receptance.models import AnyModel, Config, State
 from receptance.tokenizers import Tokenizer, find_tokenizer, load_tokenizer
 
@@ -150,25 +151,23 @@ class Loaded:
         prompt: str,
         *,
         max_tokens: int = 100,
-        temperature: float = 1.0,
-        top_p: float = 0.85,
-        top_k: int = 0,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
+        **settings: Unpack[SamplingSettings],
     ) -> str:
         """Return the text that continues the prompt, without the prompt.
 
-        max_tokens   the text ends after so many tokens, if it has not ended before
-        temperature  above 1 evens the candidates out, below 1 sharpens them, 0 takes the most likely
-        top_p        the candidates together have at least this probability, at temperature 1; 1 keeps all
-        top_k        the candidates are this many; 0 keeps all
-        seed         makes the text repeatable; None draws a fresh one
-        stop         strings that end the text, which leaves them out
+        max_tokens  the text ends after so many tokens, if it has not ended before
+        seed        makes the text repeatable; None draws a fresh one
+        stop        strings that end the text, which leaves them out
+        settings    how tokens are drawn, as `Sampling` has them: temperature (1), top_p (0.85), top_k, min_p,
+                    typical_p, temperature_first, presence_penalty, frequency_penalty, penalty_decay (0.996),
+                    uncounted, logit_bias, ban
 
         An empty prompt starts a document. Raises ConfigError when a setting is out of range, TokenizerError
         when there is no tokenizer.
         """
-        sampling = _sampling(temperature, top_p, top_k, seed)
+        sampling = _sampling(seed, settings)
         return "".join(
             piece.text for piece in self.pieces(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop)
         )
@@ -178,14 +177,12 @@ class Loaded:
         prompt: str,
         *,
         max_tokens: int = 100,
-        temperature: float = 1.0,
-        top_p: float = 0.85,
-        top_k: int = 0,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
+        **settings: Unpack[SamplingSettings],
     ) -> Iterator[str]:
         """Yield what `generate` returns, piece by piece, as soon as it is certain; never half a character."""
-        sampling = _sampling(temperature, top_p, top_k, seed)
+        sampling = _sampling(seed, settings)
         pieces = self.pieces(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop)
         return (piece.text for piece in pieces if piece.text)
 
@@ -196,6 +193,7 @@ class Loaded:
         max_tokens: int = 100,
         sampling: Sampling | None = None,
         stop: str | Sequence[str] = (),
+        logprobs: int | None = None,
     ) -> Iterator[Piece]:
         """Yield each token with its text, and at last the reason for the end; see `inference.generate`."""
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
@@ -207,9 +205,9 @@ class Loaded:
             sampling=sampling or Sampling(),
             stop=stop,
             state=self.checkpoint.initial_state,
+            logprobs=logprobs,
         )
 
 
-def _sampling(temperature: float, top_p: float, top_k: int, seed: int | None) -> Sampling:
-    seed = fresh_seed() if seed is None else seed
-    return Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+def _sampling(seed: int | None, settings: SamplingSettings) -> Sampling:
+    return Sampling(seed=fresh_seed() if seed is None else seed, **settings)

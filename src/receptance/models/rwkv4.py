@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from receptance import kernels
+from receptance.errors import ConfigError
 from receptance.models.interface import Block, Config, LanguageModel, State
 from receptance.models.layers import ChannelMix, Place, empty, orthogonal, previous_token
 
@@ -40,6 +41,10 @@ class RWKV4Config(Config):
         """Fill in the sizes that follow from others."""
         object.__setattr__(self, "attention_size", self.attention_size or self.hidden_size)
         object.__setattr__(self, "feed_forward_size", self.feed_forward_size or 4 * self.hidden_size)
+        if not 0 < self.layer_norm_epsilon < 1:
+            raise ConfigError(
+                f"layer_norm_epsilon is {self.layer_norm_epsilon}, but it must be between 0 and 1."
+            )
         super().__post_init__()
 
 
