@@ -1,8 +1,8 @@
 """How fast packed matrices are multiplied: `python -m benchmarks.packed [--output FILE]`.
 
 One token: a product cannot be faster than its weights are read. Beside it, in the same turns, the memory is
-read and nothing done with it; the matrices are larger than the cache. Several tokens: the time and the operations
-of a matrix of a model's size, beside torch's own products.
+read and nothing done with it; the matrices are larger than the cache. Several tokens: the time and the
+operations of a matrix of a model's size, beside torch's own products.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ void tile_bfloat16(const Place &place) {
   const char *panel[PANELS];
   UNROLLED
   for (int p = 0; p < PANELS; ++p) panel[p] = place.panel_at(p);
-  const auto pair = [&](std::int64_t c, bool whole) {
+  for (std::int64_t c = 0; c < columns; c += 2) {
+    const std::int64_t next = c + 1 < columns ? c + 1 : c;  // the weights of a missing column are zero
     UNROLLED
     for (int p = 0; p < PANELS; ++p) {
       const char *line = panel[p] + c / 2 * 64;
@@ -52,15 +53,11 @@ void tile_bfloat16(const Place &place) {
         const Vector even = reinterpret<Vector>(w << 16), odd = reinterpret<Vector>(w & 0xffff0000u);
         UNROLLED
         for (int t = 0; t < TOKENS; ++t) sums.x[t][p][i] += even * x[t * columns + c];
-        if (!whole) continue;
         UNROLLED
-        for (int t = 0; t < TOKENS; ++t) sums.x[t][p][i] += odd * x[t * columns + c + 1];
+        for (int t = 0; t < TOKENS; ++t) sums.x[t][p][i] += odd * x[t * columns + next];
       }
     }
-  };
-  const std::int64_t whole = columns / 2 * 2;
-  for (std::int64_t c = 0; c < whole; c += 2) pair(c, true);
-  if (whole < columns) pair(whole, false);
+  }
   sums.store(place);
 }
 
@@ -273,10 +270,10 @@ void multiply(const Matrix &matrix, const Inputs &inputs, float *y, std::int64_t
 #if defined(__AMX_BF16__)
   if (matrix.format == Format::bfloat16 && rounds_to_halves(inputs.tokens)) return multiply_amx(place, begin, end);
 #endif
-  if (inputs.tokens == 1 || LANES == 16)
+  if (inputs.tokens == 1)
     multiply_panels<4>(place, begin, end);
   else
-    multiply_panels<1>(place, begin, end);
+    multiply_panels<(LANES == 16 ? 4 : LANES == 8 ? 2 : 1)>(place, begin, end);
 }
 
 }  // namespace receptance::RECEPTANCE_LEVEL
