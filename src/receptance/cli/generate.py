@@ -47,7 +47,8 @@ def generate(
     logprobs: Annotated[int | None, LOGPROBS] = None,
     as_json: options.Json = False,
     revision: options.Revision = None,
-    dtype: options.Dtype = None,
+    dtype: options.PackedDtype = None,
+    runtime: options.Runtime = "auto",
     device: options.Device = "cpu",
     tokenizer: options.Tokenizer = None,
     tuning: options.Tuning = options.NO_TUNING,
@@ -62,7 +63,7 @@ def generate(
     if logprobs is not None and not as_json:
         raise ConfigError("--logprobs are written by --json only: add it, or leave --logprobs out.")
     settings = drawing.sampling(seed)
-    lm = options.load(model, revision, dtype, device, tokenizer, tuning)
+    lm = options.load(model, revision, dtype, device, tokenizer, tuning, runtime)
     tokens = lm.tokenizer.encode(text)
     pieces = lm.pieces(tokens, max_tokens=max_tokens, sampling=settings, stop=stop or (), logprobs=logprobs)
     report = Report(prompt=text, prompt_tokens=len(tokens), seed=settings.seed)
