@@ -40,6 +40,7 @@ class NativeModel:
         self.config = config
         self.format: Format = packer.matrices
         self.threads = threads or torch.get_num_threads()
+        self._state_type, self._state_sizes = _state_of(config)
         self._network = pack(config, packer)
         self._packer = packer  # keeps what the network points to
         self._free_scratch: list[Tensor] = []
@@ -114,7 +115,7 @@ class NativeModel:
         """Read all rows up to the end of the shortest, then those that go on up to the next end."""
         batch, time = tokens.shape
         logits = torch.zeros(batch, 1 if last_only else time, self.config.vocabulary_size)
-        after = before.clone()
+        after = before.detach().clone()
         begin = 0
         for end in torch.unique(lengths[lengths > 0]).tolist():
             rows = (lengths > begin).nonzero().flatten()
@@ -164,36 +165,38 @@ class NativeModel:
 
     def _new_state(self, batch: int) -> State:
         """Return a state whose values are still to be written."""
-        config = self.config
-        shift = (config.num_layers, batch, config.hidden_size)
-        if isinstance(config, RWKV4Config):
-            sums = (config.num_layers, batch, config.attention_size)
-            return RWKV4State(
-                time_shift=torch.empty(shift),
-                channel_shift=torch.empty(shift),
-                numerator=torch.empty(sums),
-                denominator=torch.empty(sums),
-                exponent=torch.empty(sums),
-            )
-        assert isinstance(config, HeadsConfig)  # noqa: S101  # all others
-        wkv = (config.num_layers, batch, config.num_heads, config.head_size, config.head_size)
-        return HeadsState(
-            time_shift=torch.empty(shift), channel_shift=torch.empty(shift), wkv=torch.empty(wkv)
+        layers = self.config.num_layers
+        return self._state_type(
+            **{name: torch.empty(layers, batch, *size) for name, size in self._state_sizes.items()}
         )
 
     def _checked(self, state: State, batch: int) -> State:
         """Return the state as float32 on the CPU; raise ConfigError when it does not fit."""
-        expected = self._new_state(batch)
-        needed = {name: tuple(tensor.shape) for name, tensor in expected.tensors().items()}
-        given = {name: tuple(tensor.shape) for name, tensor in state.tensors().items()}
-        if given != needed:
-            raise ConfigError(f"the state has {given}, but this model and {batch} texts need {needed}")
-        return state.map(lambda tensor: tensor.detach().to("cpu", torch.float32).contiguous())
+        layers, given = self.config.num_layers, state.tensors()
+        needed = {name: (layers, batch, *size) for name, size in self._state_sizes.items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
+        if shapes != needed:
+            raise ConfigError(f"the state has {shapes}, but this model and {batch} texts need {needed}")
+        return self._state_type(
+            **{name: tensor.to("cpu", torch.float32).contiguous() for name, tensor in given.items()}
+        )
+
+
+def _state_of(config: RWKV4Config | HeadsConfig) -> tuple[type[State], dict[str, tuple[int, ...]]]:
+    """Return the type of a model's state, and the sizes of its tensors for one layer and text."""
+    shifts: dict[str, tuple[int, ...]] = dict.fromkeys(("time_shift", "channel_shift"), (config.hidden_size,))
+    if isinstance(config, RWKV4Config):
+        sums = dict.fromkeys(("numerator", "denominator", "exponent"), (config.attention_size,))
+        return RWKV4State, shifts | sums
+    return HeadsState, shifts | {"wkv": (config.num_heads, config.head_size, config.head_size)}
 
 
 def _pointers(state: State) -> States:
     time_shift, channel_shift, *memory = (tensor.data_ptr() for tensor in state.tensors().values())
     return States(time_shift=time_shift, channel_shift=channel_shift, memory=(ctypes.c_void_p * 3)(*memory))
+
+
+_Memory = ctypes.c_void_p * 3
 
 
 @cache
