@@ -123,7 +123,7 @@ void tile_integers(const Place &place) {
         for (int t = 0; t < TOKENS; ++t) sum[t] = all_ints(less + t * groups + g) * offset;
         UNROLLED
         for (int line = 0; line < lines; ++line) {
-          const Ints w = load_ints(group + 2 * PANEL_ROWS + line * 64 + i * 4 * LANES);
+          const Ints w = load_ints_by_halves(group + 2 * PANEL_ROWS + line * 64 + i * 4 * LANES);
           UNROLLED
           for (int t = 0; t < TOKENS; ++t) {
             const std::int8_t *x = rounded + (t * groups + g) * GROUP_COLUMNS + 4 * line;
