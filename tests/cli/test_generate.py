@@ -299,6 +299,49 @@ def test_on_a_terminal_the_prompt_is_dim_control_characters_are_visible_and_spee
     assert "ended by --max-tokens; seed" in shown
 
 
+@pytest.mark.parametrize("cut", [1, 5])
+def test_a_text_goes_on_from_a_saved_state_as_if_it_had_never_stopped(
+    model: str, cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    state = ("--seed", "3", "--presence-penalty", "0.7", "--frequency-penalty", "0.4", "--ban", "0")
+    saved = str(tmp_path / "text.state")
+    whole = as_json(capsys, model, "--prompt", "Once", "-n", "12", *state)
+    first = as_json(capsys, model, "--prompt", "Once", "-n", str(cut), *state, "--save-state", saved)
+    again = ("--load-state", saved, "--save-state", saved)
+    second = as_json(capsys, model, "-n", str(10 - cut), *state, *again)
+    third = as_json(capsys, model, "-n", "2", *state, *again)
+    parts = [part["tokens"] for part in (first, second, third)]
+    assert [token for part in parts if isinstance(part, list) for token in part] == whole["tokens"]
+    prompted = as_json(capsys, model, "--prompt", " more", "-n", "5", *state, "--load-state", saved)
+    lm = load(model)
+    history = lm.load_history(saved)
+    assert history.tokens == (*b"Once", *parts[0], *parts[1], *parts[2])  # type: ignore[misc]  # from JSON
+    settings = {"presence_penalty": 0.7, "frequency_penalty": 0.4, "ban": [0]}
+    expected = lm.generate(" more", max_tokens=5, seed=3, history=history, **settings)
+    assert prompted["text"] == expected
+
+
+def test_a_state_of_another_model_or_with_a_tuned_one_is_refused(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved, other = str(tmp_path / "text.state"), tmp_path / "other.safetensors"
+    checkpoints.save(random_model(seed=1), other, tokenizer="bytes")
+    assert main(["generate", str(other), "--prompt", "a", *BASE, "--save-state", saved]) == 0
+    capsys.readouterr()
+    for arguments, complaint in (
+        (("--load-state", saved), f"{saved}: its fingerprint is"),
+        (("--load-state", model), f"{model}: is no saved state"),
+        (("--load-state", str(tmp_path)), f"{tmp_path}: there is no such file, but a saved state was needed"),
+        (("--load-state", saved, "--state", "zero"), "--state comes too late, leave it out"),
+        (("--save-state", str(tmp_path / "no" / "x")), f"there is no folder {tmp_path / 'no'} to write to"),
+    ):
+        assert main(["generate", model, "--prompt", "a", *BASE, *arguments]) == 1
+        printed = capsys.readouterr()
+        assert complaint in printed.err
+        assert printed.out == ""
+
+
 def test_an_adapter_is_merged_and_must_say_its_alpha(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receptance.errors import ConfigError
-from receptance.inference.generate import Piece, generate, read
+from receptance.inference.generate import Piece, generate
+from receptance.inference.reading import read
 from receptance.inference.sampling import Sampling, sample, uniform
 from receptance.models import RWKV4, State
 from receptance.tokenizers import load_tokenizer
@@ -39,17 +40,6 @@ def test_greedy_generation_is_a_loop_of_argmax() -> None:
             tokens.append(int(logits[0, -1].argmax()))
             assert piece.token == tokens[-1]
     assert len(pieces) == 30 or pieces[-1].finish_reason == "end_of_text"
-
-
-@pytest.mark.parametrize("span", [1, 7, 20, 100])
-def test_the_span_of_the_prefill_changes_nothing(span: int) -> None:
-    model, tokens = random_model(), torch.arange(1, 41).reshape(2, 20)
-    whole, _ = model(tokens)
-    logits, state = read(model, tokens, span=span)
-    torch.testing.assert_close(logits, whole[:, -1].detach(), rtol=1e-5, atol=1e-5)
-    again, _ = read(model, tokens[:, :1], state)
-    expected, _ = model(torch.cat([tokens, tokens[:, :1]], dim=1))
-    torch.testing.assert_close(again, expected[:, -1].detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_the_last_token_is_not_read_in_vain_and_the_prompt_is_read_at_once() -> None:

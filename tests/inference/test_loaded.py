@@ -175,6 +175,7 @@ def test_texts_start_from_a_tuned_state_each_in_its_row(tmp_path: Path) -> None:
 def test_what_is_generated_starts_from_the_tuned_state(tmp_path: Path) -> None:
     model = RWKV7(RWKV7Config(vocabulary_size=256, num_layers=2, hidden_size=16, head_size=4))
     generator = torch.Generator().manual_seed(1)
+    model.initialise(generator)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
@@ -192,3 +193,62 @@ def test_what_is_generated_starts_from_the_tuned_state(tmp_path: Path) -> None:
     assert pieces == expected[: len(pieces)]  # its end-of-text token may come
     plain = load(tmp_path / "model").pieces("Once", max_tokens=8, sampling=Sampling(temperature=0))
     assert pieces != [piece.token for piece in plain]
+
+
+def test_a_conversation_goes_on_in_its_history(run_folder: Path) -> None:
+    lm = load(run_folder)
+    history = lm.history()
+    first = lm.generate("Hello", max_tokens=8, seed=1, history=history, ban=[0])
+    second = "".join(lm.stream(" you", max_tokens=8, seed=1, history=history, ban=[0]))
+    assert first == lm.generate("Hello", max_tokens=8, seed=1, ban=[0])
+    tokens = history.tokens[:-8]
+    assert lm.tokenizer.decode(tokens[:5]) == "Hello"
+    assert lm.tokenizer.decode(tokens[13:]) == " you"
+    pieces = lm.pieces(tokens, max_tokens=8, sampling=Sampling(seed=1, ban=[0]))
+    assert second == "".join(piece.text for piece in pieces)
+
+
+def test_an_answer_can_be_drawn_again_from_where_it_began(run_folder: Path) -> None:
+    lm = load(run_folder)
+    history = lm.history()
+    history.extend(lm.tokenizer.encode("Hello"))
+    end = history.keep()
+    answers = []
+    for seed in (1, 2, 1):
+        answers.append(lm.generate("", max_tokens=20, seed=seed, top_p=1, history=history))
+        history.rewind(end)
+    assert answers[0] == answers[2] != answers[1]
+    assert answers[0] == lm.generate("Hello", max_tokens=20, seed=1, top_p=1)
+
+
+def test_a_saved_history_goes_on_in_the_same_model_alone(run_folder: Path, tmp_path: Path) -> None:
+    lm = load(run_folder)
+    whole = lm.generate("Once", max_tokens=30, seed=3, frequency_penalty=0.5, ban=[0])
+    history = lm.history()
+    text = lm.generate("Once", max_tokens=11, seed=3, frequency_penalty=0.5, ban=[0], history=history)
+    lm.save_history(history, tmp_path / "text.state")
+    again = load(run_folder)
+    back = again.load_history(tmp_path / "text.state")
+    rest = again.generate("", max_tokens=19, seed=3, frequency_penalty=0.5, ban=[0], history=back)
+    tokens = back.tokens[4:]
+    assert again.tokenizer.decode(tokens) == whole
+    assert (text + rest).replace("\ufffd", "") == whole.replace("\ufffd", "")
+    with pytest.raises(ConfigError, match="of another model than this one"):
+        again.generate("", history=history)
+    with pytest.raises(ConfigError, match="of another model than this one"):
+        again.save_history(history, tmp_path / "text.state")
+    with pytest.raises(CheckpointError, match="its dtype is float32, but this model's is bfloat16"):
+        load(run_folder, dtype=torch.bfloat16).load_history(tmp_path / "text.state")
+
+
+def test_a_history_begins_from_the_tuned_state_or_from_the_one_that_it_is_given(tmp_path: Path) -> None:
+    model = example("7", torch.float32)
+    zero = model.initial_state(1)
+    state = replace(zero, wkv=torch.randn(zero.wkv.shape, generator=torch.Generator().manual_seed(1)))
+    checkpoints.save(model, tmp_path / "model.safetensors", state=state)
+    lm = load(tmp_path / "model")
+    tokens = [1, 2, 3]
+    for history, start in ((lm.history(), None), (lm.history(zero), zero)):
+        history.extend(tokens)
+        logits, _ = lm(torch.tensor([tokens]), start)
+        torch.testing.assert_close(history.next_logits(), logits[0, -1])

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receptance.inference.generate import generate, read
+from receptance.inference.generate import generate
 from receptance.inference.penalties import Counts, reference_uncounted
+from receptance.inference.reading import read
 from receptance.inference.sampling import Sampling, uniform
 from receptance.tokenizers import load_tokenizer
 from tests.inference.models import random_model

@@ -62,5 +62,8 @@ def test_a_loaded_model_says_in_which_runtime_it_is(shared: Path) -> None:
     assert "int4 in the native runtime" in repr(lm)
     logits, _ = lm(torch.tensor([[34, 105, 110]]))
     assert logits.shape == (1, 3, 256)
+    for save in (lambda: lm.save_history(lm.history(), "state"), lambda: lm.load_history("state")):
+        with pytest.raises(ConfigError, match="torch"):
+            save()
     with pytest.raises(ConfigError, match="int3"):
         receptance.load(path, dtype="int3")  # type: ignore[arg-type]  # that is the point

@@ -27,6 +27,10 @@ SEED = Parameter(help="Makes the text repeatable; a fresh one where none is give
 LOGPROBS = Parameter(
     help="With --json: the log-probability of each token, and of so many of the most likely in its place."
 )
+SAVE_STATE = Parameter(help="Write what the model remembers at the end to a file, to go on from there later.")
+LOAD_STATE = Parameter(
+    help="Go on with the text whose end --save-state wrote: with the prompt, or without one where it stopped."
+)
 STOP = Parameter(
     allow_leading_hyphen=True,
     negative="",
@@ -44,6 +48,8 @@ def generate(
     drawing: sampling.Drawing = sampling.REFERENCE,
     seed: Annotated[int | None, SEED] = None,
     stop: Annotated[list[str] | None, STOP] = None,
+    load_state: Annotated[Path | None, LOAD_STATE] = None,
+    save_state: Annotated[Path | None, SAVE_STATE] = None,
     logprobs: Annotated[int | None, LOGPROBS] = None,
     as_json: options.Json = False,
     revision: options.Revision = None,
@@ -58,16 +64,32 @@ def generate(
     The prompt comes from --prompt, --prompt-file or what is piped in (one line break at the end of a file or
     a pipe is dropped). Without any, the model starts a new document. The text goes to standard output as it
     comes, on a terminal after the prompt and with control characters made visible.
+
+    With --save-state and --load-state it goes on later: what is written in two parts, with one seed, is what
+    would have been written in one.
     """
     text = _prompt(prompt, prompt_file)
     if logprobs is not None and not as_json:
         raise ConfigError("--logprobs are written by --json only: add it, or leave --logprobs out.")
+    if load_state and tuning.state:
+        raise ConfigError(
+            "--load-state goes on with a text that has begun: --state comes too late, leave it out."
+        )
+    if save_state and not save_state.parent.is_dir():
+        raise ConfigError(f"--save-state {save_state}: there is no folder {save_state.parent} to write to.")
     settings = drawing.sampling(seed)
+    if runtime == "auto" and (load_state or save_state):
+        runtime = "torch"  # whose states these files hold
     lm = options.load(model, revision, dtype, device, tokenizer, tuning, runtime)
+    history = lm.load_history(load_state) if load_state else lm.history()
     tokens = lm.tokenizer.encode(text)
-    pieces = lm.pieces(tokens, max_tokens=max_tokens, sampling=settings, stop=stop or (), logprobs=logprobs)
+    pieces = lm.pieces(
+        tokens, max_tokens=max_tokens, sampling=settings, stop=stop or (), history=history, logprobs=logprobs
+    )
     report = Report(prompt=text, prompt_tokens=len(tokens), seed=settings.seed)
     _write(report, pieces, as_json)
+    if save_state:
+        lm.save_history(history, save_state)
 
 
 def _write(report: Report, pieces: Iterable[Piece], as_json: bool) -> None:

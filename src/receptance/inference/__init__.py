@@ -1,8 +1,10 @@
 """A loaded model at work: it writes text token by token, and can show that it reads alike in every way."""
 
-from receptance.inference.generate import FinishReason, Piece, Runtime, generate, read
+from receptance.inference.generate import FinishReason, Piece, generate, go_on
+from receptance.inference.history import History, Point
 from receptance.inference.loaded import Loaded, load
 from receptance.inference.penalties import Counts, reference_uncounted
+from receptance.inference.reading import Runtime, read
 from receptance.inference.sampling import (
     Sampling,
     SamplingSettings,
@@ -18,8 +20,10 @@ __all__ = [
     "Counts",
     "Difference",
     "FinishReason",
+    "History",
     "Loaded",
     "Piece",
+    "Point",
     "Runtime",
     "Sampling",
     "SamplingSettings",
@@ -27,6 +31,7 @@ __all__ = [
     "distribution",
     "fresh_seed",
     "generate",
+    "go_on",
     "load",
     "log_probabilities",
     "read",

@@ -4,41 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
-
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from typing import Literal
 
 from receptance.errors import ConfigError
+from receptance.inference.history import History
 from receptance.inference.penalties import Counts, reference_uncounted
+from receptance.inference.reading import Runtime
 from receptance.inference.sampling import Sampling, log_probabilities, sample, uniform
 from receptance.inference.stop_strings import StopStrings
-from receptance.models import AnyModel, Config, LanguageModel, State
-from receptance.tokenizers import Tokenizer
+from receptance.models import AnyModel, State
+from receptance.tokenizers import StreamDecoder, Tokenizer
 
 FinishReason = Literal["length", "stop", "end_of_text"]
-
-# Tokens read in one pass: bounds the memory that a long prompt takes; larger ones are hardly faster.
-SPAN = 512
-
-
-@runtime_checkable
-class Runtime(Protocol):
-    """What runs a model in another way than its torch module, with the same meaning."""
-
-    @property
-    def config(self) -> Config:
-        """The sizes of the model."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it takes its tokens."""
-
-    def __call__(
-        self, tokens: Int[Tensor, "batch time"], state: State | None = None, *, last_only: bool = False
-    ) -> tuple[Float[Tensor, "batch time vocabulary"], State]:
-        """Read a span of tokens; with `last_only` the logits are those of the last alone."""
+LONGEST_CHARACTER = 4  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,31 +36,6 @@ class Piece:
     finish_reason: FinishReason | None = None
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
-
-
-@torch.inference_mode()
-def read(
-    model: AnyModel | Runtime,
-    tokens: Int[Tensor, "batch time"],
-    state: State | None = None,
-    *,
-    span: int = SPAN,
-) -> tuple[Float[Tensor, "batch vocabulary"], State]:
-    """Read tokens and return the logits of the next token alone, and the state after them.
-
-    Reads at most `span` tokens in one pass, and takes no logits but the last, so that memory does not grow
-    with the text. Without a state the text begins here. Raises ConfigError when there are no tokens.
-    """
-    if tokens.shape[1] == 0:
-        raise ConfigError("There are no tokens to read, so no next token can be scored.")
-    for part in torch.split(tokens.to(model.device), span, dim=1):
-        if isinstance(model, LanguageModel):
-            seen, after = model.features(part, state)
-        else:
-            seen, after = model(part, state, last_only=True)
-        state = after
-    last = seen[:, -1]
-    return (model.head(last) if isinstance(model, LanguageModel) else last), after
 
 
 def generate(
@@ -106,55 +59,70 @@ def generate(
     Raises ConfigError, before the first piece, when an id is outside the vocabulary of the model, a stop
     string is empty, max_tokens is below one or logprobs below zero.
     """
+    return go_on(
+        History(model, state),
+        tokenizer,
+        prompt,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        stop=stop,
+        logprobs=logprobs,
+    )
+
+
+def go_on(
+    history: History,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int] = (),
+    *,
+    max_tokens: int,
+    sampling: Sampling,
+    stop: str | Sequence[str] = (),
+    logprobs: int | None = None,
+) -> Iterator[Piece]:
+    """Do what `generate` does after a text that was read before, which grows by all that is read and written.
+
+    Without a prompt the text goes on as if it had never stopped: with the same seed the tokens are those that
+    one call would have given, and the penalties know what was written. What is written after a prompt is
+    penalised for itself alone. A stop string is left out of the pieces, but the model wrote it, so it is in
+    the history.
+    """
     if max_tokens < 1:
         raise ConfigError(f"max_tokens is {max_tokens}, but it must be at least 1.")
     if logprobs is not None and logprobs < 0:
         raise ConfigError(f"logprobs is {logprobs}, but it counts tokens: 0 (the chosen one alone) or above.")
-    prompt = list(prompt) or [tokenizer.end_of_text]
-    require_known(torch.tensor(prompt), model.config.vocabulary_size)
     sampling.require_known(tokenizer.vocabulary_size)
+    stops = StopStrings(stop)
     if sampling.frequency_penalty and sampling.uncounted is None:
         sampling = replace(sampling, uncounted=reference_uncounted(tokenizer))
-    return _pieces(model, tokenizer, prompt, max_tokens, sampling, StopStrings(stop), state, logprobs)
-
-
-def require_known(tokens: Int[Tensor, "..."], vocabulary_size: int) -> None:
-    """Raise ConfigError when a token id is outside the vocabulary of the model."""
-    strangers = tokens[(tokens < 0) | (tokens >= vocabulary_size)]
-    if strangers.numel():
-        raise ConfigError(
-            f"Token {int(strangers[0])} is unknown to the model, whose ids go from 0 to "
-            f"{vocabulary_size - 1}: the text was probably encoded with the tokenizer of another model."
-        )
+    history.extend(prompt if len(prompt) or len(history) else [tokenizer.end_of_text])
+    return _pieces(history, tokenizer, max_tokens, sampling, stops, logprobs)
 
 
 def _pieces(
-    model: AnyModel | Runtime,
+    history: History,
     tokenizer: Tokenizer,
-    prompt: list[int],
     max_tokens: int,
     sampling: Sampling,
     stops: StopStrings,
-    state: State | None,
     logprobs: int | None,
 ) -> Iterator[Piece]:
     """Yield one piece a token, until the text ends."""
-    decoder = tokenizer.stream()
-    end = len(prompt) + max_tokens
-    tokens, counts = prompt, Counts()
-    for position in range(len(prompt), end):
-        logits, state = read(model, torch.tensor([tokens]), state)
+    decoder = _decoder(tokenizer, history)
+    fading = sampling.penalty_decay, sampling.uncounted or ()
+    counts = Counts.of(history.written if sampling.penalises else (), *fading)
+    for remaining in range(max_tokens, 0, -1):
         # A model may have more rows than its tokenizer has ids.
-        known = logits[0, : tokenizer.vocabulary_size]
-        token = int(sample(known, sampling, uniform(sampling.seed, position), counts))
-        tokens = [token]
+        known = history.next_logits()[: tokenizer.vocabulary_size]
+        token = int(sample(known, sampling, uniform(sampling.seed, len(history)), counts))
+        history.append(token)
         if sampling.penalises:
-            counts = counts.after(token, sampling.penalty_decay, sampling.uncounted or ())
+            counts = counts.after(token, *fading)
         if token == tokenizer.end_of_text:
             reason: FinishReason | None = "end_of_text"
             text = ""
         else:
-            reason = "length" if position == end - 1 else None
+            reason = "length" if remaining == 1 else None
             text = stops.feed(decoder.feed(token))
         if reason:
             text += stops.feed(decoder.flush()) + stops.flush()
@@ -164,3 +132,11 @@ def _pieces(
         yield Piece(token=token, text=text, finish_reason=reason, logprob=logprob, top_logprobs=top)
         if reason:
             return
+
+
+def _decoder(tokenizer: Tokenizer, history: History) -> StreamDecoder:
+    """Return a decoder that knows the beginning of a character in which the written part ended."""
+    decoder = tokenizer.stream()
+    for token in history.written[1 - LONGEST_CHARACTER :]:
+        decoder.feed(token)
+    return decoder

@@ -13,7 +13,10 @@ from torch import Tensor
 from receptance import checkpoints
 from receptance.checkpoints import Checkpoint, Tuning
 from receptance.errors import ConfigError, TokenizerError
-from receptance.inference.generate import Piece, generate, require_known
+from receptance.inference import history_file
+from receptance.inference.generate import Piece, go_on
+from receptance.inference.history import History
+from receptance.inference.reading import require_known
 from receptance.inference.runtime import IntegerFormat, RuntimeName, choose_runtime
 from receptance.inference.sampling import Sampling, SamplingSettings, fresh_seed
 from receptance.models import AnyModel, Config, State
@@ -138,6 +141,31 @@ class Loaded:
             return state
         return tuned.map(lambda tensor: tensor.repeat_interleave(batch, dim=1))
 
+    def history(self, state: State | None = None) -> History:
+        """Return an empty text, which `generate` and its like go on with; it begins from `initial_state`.
+
+        state  what the text begins from instead, a batch of one
+        """
+        return History(self.runtime, self.checkpoint.initial_state if state is None else state)
+
+    def save_history(self, history: History, path: str | Path) -> None:
+        """Write a text, its state and its kept points to a file; see `inference.history_file`.
+
+        Raises ConfigError when the history is of another model or the model in another runtime than torch,
+        OSError where the file cannot be written.
+        """
+        self._require_torch()
+        history_file.write(Path(path), self._own(history), self.model)
+
+    def load_history(self, path: str | Path) -> History:
+        """Return a text that was saved; it goes on to the bit as if it had never stopped.
+
+        Raises CheckpointError when the file is damaged, or was saved by another model or in another dtype;
+        ConfigError when the model is in another runtime than torch.
+        """
+        self._require_torch()
+        return history_file.read(Path(path), self.model)
+
     @torch.inference_mode()
     def __call__(
         self,
@@ -175,6 +203,7 @@ class Loaded:
         max_tokens: int = 100,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
+        history: History | None = None,
         **settings: Unpack[SamplingSettings],
     ) -> str:
         """Return the text that continues the prompt, without the prompt.
@@ -182,16 +211,16 @@ class Loaded:
         max_tokens  the text ends after so many tokens, if it has not ended before
         seed        makes the text repeatable; None draws a fresh one
         stop        strings that end the text, which leaves them out
+        history     a text that goes on with the prompt, and grows by it and by what is written
         settings    how tokens are drawn, as `Sampling` has them: temperature (1), top_p (0.85), top_k, min_p,
                     typical_p, temperature_first, presence_penalty, frequency_penalty, penalty_decay (0.996),
                     uncounted, logit_bias, ban
 
-        An empty prompt starts a document. Raises ConfigError when a setting is out of range, TokenizerError
-        when there is no tokenizer.
+        An empty prompt starts a document, or goes on where the history ends. Raises ConfigError when a
+        setting is out of range, TokenizerError when there is no tokenizer.
         """
-        sampling = _sampling(seed, settings)
         return "".join(
-            piece.text for piece in self.pieces(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop)
+            self.stream(prompt, max_tokens=max_tokens, seed=seed, stop=stop, history=history, **settings)
         )
 
     def stream(
@@ -201,11 +230,12 @@ class Loaded:
         max_tokens: int = 100,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
+        history: History | None = None,
         **settings: Unpack[SamplingSettings],
     ) -> Iterator[str]:
         """Yield what `generate` returns, piece by piece, as soon as it is certain; never half a character."""
         sampling = _sampling(seed, settings)
-        pieces = self.pieces(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop)
+        pieces = self.pieces(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop, history=history)
         return (piece.text for piece in pieces if piece.text)
 
     def pieces(
@@ -215,20 +245,34 @@ class Loaded:
         max_tokens: int = 100,
         sampling: Sampling | None = None,
         stop: str | Sequence[str] = (),
+        history: History | None = None,
         logprobs: int | None = None,
     ) -> Iterator[Piece]:
-        """Yield each token with its text, and at last the reason for the end; see `inference.generate`."""
+        """Yield each token with its text, and at last the reason for the end; see `inference.go_on`."""
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        return generate(
-            self.runtime,
+        return go_on(
+            self.history() if history is None else self._own(history),
             self.tokenizer,
             tokens,
             max_tokens=max_tokens,
             sampling=sampling or Sampling(),
             stop=stop,
-            state=self.checkpoint.initial_state,
             logprobs=logprobs,
         )
+
+    def _own(self, history: History) -> History:
+        if history.model is not self.runtime:
+            raise ConfigError(
+                "The history is of another model than this one: use the one that it was made by."
+            )
+        return history
+
+    def _require_torch(self) -> None:
+        if self.runtime is not self.model:
+            raise ConfigError(
+                "A state file holds what the torch module remembers, but the model is in the native runtime: "
+                'load it with runtime="torch".'
+            )
 
 
 def _sampling(seed: int | None, settings: SamplingSettings) -> Sampling:

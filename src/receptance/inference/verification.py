@@ -17,7 +17,7 @@ from torch import Tensor
 
 from receptance import kernels
 from receptance.errors import ConfigError, KernelError
-from receptance.inference.generate import require_known
+from receptance.inference.reading import require_known
 from receptance.models import AnyModel, State
 
 # Allowed differences, as a share of the largest logit. Random models of 24 layers show 2e-6 in float32 and,
