@@ -57,11 +57,12 @@ def one_token_table(megabytes: int, threads: int, turns: int) -> Iterator[str]:
         for matrix_format in FORMATS:
             matrix = matrix_of(megabytes * 1_000_000, columns, matrix_format)
             x = torch.randn(1, columns)
-            cases: dict[str, Run] = {"read": reading(matrix.data, threads)}
+            cases: dict[str, Run] = {}
             for level in native.levels():
+                cases[f"read: {level}"] = reading(matrix.data, threads)
                 cases[level] = partial(at_level, level, partial(matrix.multiply, x, threads))
             taken = seconds(cases, turns)
-            read = min(taken["read"])
+            read = min(min(taken[f"read: {level}"]) for level in native.levels())
             for level in native.levels():
                 best = min(taken[level])
                 speeds = [f"{matrix.data.nbytes / each / 1e9:.1f}" for each in (read, best)]

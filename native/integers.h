@@ -19,8 +19,8 @@ static inline Ints load_ints(const void *from) {
 static inline Ints load_ints_by_halves(const void *from) {
 #if defined(__AVX512F__)
   const auto *halves = static_cast<const __m256i *>(from);
-  return reinterpret<Ints>(_mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(halves)),
-                                              _mm256_loadu_si256(halves + 1), 1));
+  const __m512i low = _mm512_castsi256_si512(_mm256_loadu_si256(halves));
+  return reinterpret<Ints>(_mm512_maskz_inserti64x4(0xff, low, _mm256_loadu_si256(halves + 1), 1));
 #else
   return load_ints(from);
 #endif
