@@ -32,6 +32,7 @@ format: $(VENV)/installed-dev  ## Bring the code into its format
 
 benchmarks: $(VENV)/installed-dev  ## Measure the kernels, the tokenizers and training on this machine
 	$(BIN)/python -m benchmarks.kernels --output benchmarks/results/kernels.md
+	$(BIN)/python -m benchmarks.packed --output benchmarks/results/packed.md
 	$(BIN)/python -m benchmarks.tokenizers --output benchmarks/results/tokenizers.md
 	$(BIN)/python -m benchmarks.training --output benchmarks/results/training.md
 

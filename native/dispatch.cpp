@@ -83,16 +83,21 @@ bool runs_v4() {
          saves({1, 2, 5, 6, 7});
 }
 
+bool runs_v4_bf16() {
+  // AVX-512 BF16.
+  return runs_v4() && all(cpuid(7, 1).eax, {5});
+}
+
 bool runs_amx() {
-  // AMX-BF16, AMX-TILE, AMX-INT8; AVX-512 BF16.
-  return runs_v4() && all(cpuid(7, 0).edx, {22, 24, 25}) && all(cpuid(7, 1).eax, {5}) && saves({17, 18}) &&
-         may_use_amx();
+  // AMX-BF16, AMX-TILE, AMX-INT8.
+  return runs_v4_bf16() && all(cpuid(7, 0).edx, {22, 24, 25}) && saves({17, 18}) && may_use_amx();
 }
 
 bool runs(const char *level) {
   if (!std::strcmp(level, "x86_64_v2")) return runs_v2();
   if (!std::strcmp(level, "x86_64_v3")) return runs_v3();
   if (!std::strcmp(level, "x86_64_v4")) return runs_v4();
+  if (!std::strcmp(level, "x86_64_v4_bf16")) return runs_v4_bf16();
   if (!std::strcmp(level, "x86_64_amx")) return runs_amx();
   return !std::strcmp(level, "base");
 }
@@ -157,4 +162,4 @@ RECEPTANCE_EXPORT int receptance_use_level(const char *name) {
 }
 
 // Changes whenever a C function changes what it takes or leaves, so that Python does not call a stale library.
-RECEPTANCE_EXPORT int receptance_interface() { return 3; }
+RECEPTANCE_EXPORT int receptance_interface() { return 4; }

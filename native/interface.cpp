@@ -8,7 +8,13 @@
 #include "threads.h"
 
 using receptance::CrossEntropy;
+using receptance::Evaluation;
+using receptance::Format;
+using receptance::Inputs;
+using receptance::Matrix;
 using receptance::MatrixRecurrence;
+using receptance::Network;
+using receptance::Team;
 using receptance::Type;
 using receptance::Wkv4Backward;
 using receptance::Wkv4Forward;
@@ -100,4 +106,50 @@ RECEPTANCE_EXPORT void receptance_cross_entropy(int type, void *logits, const st
     const std::int64_t end = (index + 1) * piece < tokens ? (index + 1) * piece : tokens;
     for (std::int64_t token = index * piece; token < end; ++token) kernel(args, token, scratch.data());
   });
+}
+
+// Read memory on all threads, to see how long it takes.
+RECEPTANCE_EXPORT std::uint32_t receptance_read_memory(const void *from, std::int64_t bytes, int threads) {
+  const auto *at = static_cast<const char *>(from);
+  const std::int64_t part = bytes / threads / 64 * 64;
+  std::vector<std::uint32_t> results(threads);
+  receptance::for_each(threads, threads, [&](std::int64_t i) {
+    results[i] = receptance::kernels().read_memory(at + i * part, part);
+  });
+  std::uint32_t result = 0;
+  for (const std::uint32_t each : results) result ^= each;
+  return result;
+}
+
+// y [token, row] = x [token, column] times the packed matrix.
+RECEPTANCE_EXPORT void receptance_multiply(int format, const void *panels, std::int64_t rows, std::int64_t columns,
+                                           const float *x, std::int64_t tokens, float *y, int threads) {
+  const Matrix matrix{static_cast<Format>(format), panels, rows, columns};
+  const std::int64_t groups = receptance::groups_of(columns), padded = groups * receptance::GROUP_COLUMNS;
+  std::vector<std::uint16_t> halves(tokens * padded);
+  std::vector<std::int8_t> rounded(tokens * padded);
+  std::vector<float> scales(tokens * groups);
+  std::vector<std::int32_t> sums(tokens * groups);
+  const Inputs inputs{tokens, columns, x, halves.data(), rounded.data(), scales.data(), sums.data()};
+  receptance::kernels().prepare(matrix.format, inputs, 0, tokens);
+  const std::int64_t panels_count = receptance::panels_of(rows);
+  const std::int64_t pieces = threads < panels_count ? threads : panels_count;
+  receptance::for_each(threads, pieces, [&](std::int64_t i) {
+    receptance::kernels().multiply(matrix, inputs, y, rows, i * panels_count / pieces, (i + 1) * panels_count / pieces);
+  });
+}
+
+// The bytes of scratch memory that this call takes on so many threads.
+RECEPTANCE_EXPORT std::int64_t receptance_scratch_bytes(const Network *network, const Evaluation *call, int threads) {
+  Team::Meeting meeting;
+  return receptance::kernels().scratch_bytes(*network, *call, Team(meeting, threads, 0));
+}
+
+// Returns -1, or the place of a token that is not below the vocabulary: nothing is written then.
+RECEPTANCE_EXPORT std::int64_t receptance_evaluate(const Network *network, const Evaluation *call, int threads) {
+  for (std::int64_t i = 0; i < call->batch * call->time; ++i)
+    if (call->tokens[i] < 0 || call->tokens[i] >= network->vocabulary) return i;
+  const auto evaluate = receptance::kernels().evaluate;
+  receptance::with_team(threads, [&](const Team &team) { evaluate(*network, *call, team); });
+  return -1;
 }

@@ -11,13 +11,16 @@
 
 #include <cstdint>
 
+#include "network.h"
+#include "packed.h"
+
 namespace receptance {
 
 constexpr int WKV4_BLOCK = 16;           // tokens from one checkpoint to the next
 constexpr int MATRIX_BLOCK = 32;         // the same for WKV-6 and 7
 constexpr int CROSS_ENTROPY_LANES = 16;  // at least those of the widest level
 
-enum class Type : int { float32 = 0, bfloat16 = 1 };
+class Team;
 
 // Shapes are those of contiguous arrays; the sums a, b, p and everything without a type of its own are float32.
 // Symbols as in wkv4.cpp.
@@ -92,6 +95,16 @@ struct Table {
   void (*wkv7)(const MatrixRecurrence &, std::int64_t head);
   // One token. The scratch holds the vocabulary rounded up to a multiple of CROSS_ENTROPY_LANES.
   void (*cross_entropy)(const CrossEntropy &, std::int64_t token, float *scratch);
+  // Read this memory, for the time it takes; the result depends on all of it but a last few bytes.
+  std::uint32_t (*read_memory)(const void *from, std::int64_t bytes);
+  // Fill what matrices in this format read of the inputs of the tokens begin to end, beside x.
+  void (*prepare)(Format, const Inputs &, std::int64_t begin, std::int64_t end);
+  // y[token * y_stride + row] for every token and for the rows of the panels begin to end.
+  void (*multiply)(const Matrix &, const Inputs &, float *y, std::int64_t y_stride, std::int64_t begin,
+                   std::int64_t end);
+  // A whole network, on each thread of a team; and the memory that it takes.
+  void (*evaluate)(const Network &, const Evaluation &, const Team &);
+  std::int64_t (*scratch_bytes)(const Network &, const Evaluation &, const Team &);
 };
 
 }  // namespace receptance

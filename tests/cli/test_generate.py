@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from receptance import checkpoints
+from receptance import checkpoints, native
 from receptance.cli.main import main
 from receptance.inference import Sampling, load
 from tests.checkpoints.adapters import random_lora, saved
@@ -88,11 +88,32 @@ def test_every_setting_of_the_sampling_arrives(model: str, capsys: pytest.Captur
         ban=[0, 99],
         seed=3,
     )
-    pieces = list(load(model).pieces("Once", max_tokens=12, sampling=sampling, logprobs=2))
+    lm = load(model, runtime="auto")
+    pieces = list(lm.pieces("Once", max_tokens=12, sampling=sampling, logprobs=2))
     assert result["tokens"] == [piece.token for piece in pieces]
     assert result["logprobs"] == [
         {"logprob": piece.logprob, "top": [list(pair) for pair in piece.top_logprobs]} for piece in pieces
     ]
+
+
+@pytest.mark.skipif(not native.levels(), reason=str(native.unavailable_reason()))
+def test_either_runtime_writes_the_most_likely_text(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    greedy = ("--prompt", "Once", *BASE, "--temperature", "0", "--dtype", "float32")
+    texts = [
+        as_json(capsys, model, *greedy, "--runtime", runtime)["tokens"]
+        for runtime in ("torch", "native", "auto")
+    ]
+    assert texts[0] == texts[1] == texts[2]
+    expected = load(model, runtime="native", dtype="int4").pieces(
+        "Once", max_tokens=12, sampling=Sampling(seed=3)
+    )
+    packed = as_json(capsys, model, "--prompt", "Once", *BASE, "--dtype", "int4")
+    assert packed["tokens"] == [piece.token for piece in expected]
+
+
+def test_a_dtype_of_the_other_runtime_is_refused(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", model, "-p", "a", "--dtype", "int8", "--runtime", "torch"]) != 0
+    assert "of the native runtime alone" in capsys.readouterr().err
 
 
 def test_a_seed_reproduces_and_the_seed_of_json_repeats_the_text(

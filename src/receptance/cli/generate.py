@@ -53,7 +53,8 @@ def generate(
     logprobs: Annotated[int | None, LOGPROBS] = None,
     as_json: options.Json = False,
     revision: options.Revision = None,
-    dtype: options.Dtype = None,
+    dtype: options.PackedDtype = None,
+    runtime: options.Runtime = "auto",
     device: options.Device = "cpu",
     tokenizer: options.Tokenizer = None,
     tuning: options.Tuning = options.NO_TUNING,
@@ -77,7 +78,9 @@ def generate(
     if save_state and not save_state.parent.is_dir():
         raise ConfigError(f"--save-state {save_state}: there is no folder {save_state.parent} to write to.")
     settings = drawing.sampling(seed)
-    lm = options.load(model, revision, dtype, device, tokenizer, tuning)
+    if runtime == "auto" and (load_state or save_state):
+        runtime = "torch"  # whose states these files hold
+    lm = options.load(model, revision, dtype, device, tokenizer, tuning, runtime)
     history = lm.load_history(load_state) if load_state else lm.history()
     tokens = lm.tokenizer.encode(text)
     pieces = lm.pieces(

@@ -28,6 +28,18 @@ Dtype = Annotated[
     Literal["float32", "bfloat16", "float16", "float64"] | None,
     Parameter(help="Number format of the matrices; that of the file where none is given."),
 ]
+PackedDtypeName = Literal["float32", "bfloat16", "float16", "float64", "int8", "int4"]
+PackedDtype = Annotated[
+    PackedDtypeName | None,
+    Parameter(
+        help="Number format of the matrices; that of the file where none is given. int8 and int4 are of the "
+        "native runtime."
+    ),
+]
+Runtime = Annotated[
+    Literal["auto", "torch", "native"],
+    Parameter(help="torch, or native: several times as fast on a CPU; auto is native where that can serve."),
+]
 Device = Annotated[str, Parameter(help="Where to run: cpu, cuda, cuda:1, …")]
 Tokenizer = Annotated[
     str | None,
@@ -64,10 +76,11 @@ NO_TUNING = Tuning()
 def load(
     model: str,
     revision: str | None,
-    dtype: str | None,
+    dtype: PackedDtypeName | None,
     device: str,
     tokenizer: str | None,
     tuning: Tuning = NO_TUNING,
+    runtime: Literal["auto", "torch", "native"] = "torch",
 ) -> Loaded:
     """Load a model as the options say. Imports torch, so commands call it and do not import it."""
     import torch
@@ -77,8 +90,9 @@ def load(
     return inference.load(
         model,
         revision=revision,
-        dtype=getattr(torch, dtype) if dtype else None,
+        dtype=dtype if dtype == "int8" or dtype == "int4" or dtype is None else getattr(torch, dtype),
         device=device,
         tokenizer=tokenizer,
+        runtime=runtime,
         **asdict(tuning),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Unpack, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -17,8 +17,10 @@ from receptance.inference import history_file
 from receptance.inference.generate import Piece, go_on
 from receptance.inference.history import History
 from receptance.inference.reading import require_known
+from receptance.inference.runtime import IntegerFormat, RuntimeName, choose_runtime
 from receptance.inference.sampling import Sampling, SamplingSettings, fresh_seed
 from receptance.models import AnyModel, Config, State
+from receptance.runtimes import NativeModel
 from receptance.tokenizers import Tokenizer, find_tokenizer, load_tokenizer
 
 
@@ -26,8 +28,9 @@ def load(
     path: str | Path,
     *,
     revision: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | IntegerFormat | None = None,
     device: str | torch.device = "cpu",
+    runtime: RuntimeName = "torch",
     tokenizer: str | Path | Tokenizer | None = None,
     state: str | Path | None = None,
     lora: str | Path | None = None,
@@ -41,7 +44,10 @@ def load(
     fetched into the cache of `huggingface_hub`; HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE count.
 
     revision          branch, tag or commit of a model on a hub
-    dtype             number format of the matrices; None keeps that of the file
+    dtype             number format of the matrices; None keeps that of the file; "int8" and "int4" are those
+                      of the native runtime
+    runtime           "torch" runs the torch module; "native" packs the weights and runs them several times as
+                      fast on a CPU; "auto" is native wherever that can serve
     tokenizer         a vocabulary file, a name or a tokenizer; None finds what belongs to the checkpoint
     state             a file with a tuned state that texts start from; None takes what the model carries,
                       "zero" nothing
@@ -57,8 +63,16 @@ def load(
     if isinstance(tokenizer, (str, Path)):
         tokenizer = load_tokenizer(tokenizer)
     tuning = Tuning(state=state, lora=lora, lora_alpha=lora_alpha, pissa_init=pissa_init)
+    integers = dtype if isinstance(dtype, str) else None
+    if integers not in (None, *get_args(IntegerFormat)):
+        raise ConfigError(f"dtype is {dtype!r}, but it must be a dtype of torch, 'int8' or 'int4'.")
     checkpoint = checkpoints.load(
-        path, revision=revision, dtype=dtype, device=device, tuning=tuning, **config_overrides
+        path,
+        revision=revision,
+        dtype=None if isinstance(dtype, str) else dtype,
+        device=device,
+        tuning=tuning,
+        **config_overrides,
     )
     rows = checkpoint.model.config.vocabulary_size
     if tokenizer is not None and tokenizer.vocabulary_size > rows:
@@ -66,7 +80,7 @@ def load(
             f"{path}: the model has {rows:,} rows, but the tokenizer {tokenizer.name} needs "
             f"{tokenizer.vocabulary_size:,}: it belongs to another model."
         )
-    return Loaded(checkpoint, tokenizer)
+    return Loaded(checkpoint, tokenizer, choose_runtime(checkpoint.model, runtime, integers))
 
 
 class Loaded:
@@ -76,14 +90,22 @@ class Loaded:
     train, use `.model`, an ordinary torch module.
     """
 
-    def __init__(self, checkpoint: Checkpoint, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        tokenizer: Tokenizer | None = None,
+        runtime: AnyModel | NativeModel | None = None,
+    ) -> None:
         self.checkpoint = checkpoint
+        self.runtime = runtime or checkpoint.model
         self._tokenizer = tokenizer
 
     def __repr__(self) -> str:
         """Say which model this is, how large, and from where."""
         model, config = self.model, self.config
         dtype = str(model.dtype).removeprefix("torch.")
+        if isinstance(self.runtime, NativeModel):
+            dtype = f"{self.runtime.format} in the native runtime"
         return (
             f"<RWKV-{config.generation} with {model.num_parameters:,} parameters: {config.num_layers} layers "
             f"of {config.hidden_size}, vocabulary {config.vocabulary_size}, {dtype} on {model.device}, "
@@ -115,7 +137,7 @@ class Loaded:
         """Return the state before the first token of a batch of texts: the tuned one, or nothing seen."""
         tuned = self.checkpoint.initial_state
         if tuned is None:
-            state: State = self.model.initial_state(batch)
+            state: State = self.runtime.initial_state(batch)
             return state
         return tuned.map(lambda tensor: tensor.repeat_interleave(batch, dim=1))
 
@@ -124,20 +146,24 @@ class Loaded:
 
         state  what the text begins from instead, a batch of one
         """
-        return History(self.model, self.checkpoint.initial_state if state is None else state)
+        return History(self.runtime, self.checkpoint.initial_state if state is None else state)
 
     def save_history(self, history: History, path: str | Path) -> None:
         """Write a text, its state and its kept points to a file; see `inference.history_file`.
 
-        Raises ConfigError when the history is of another model, OSError where the file cannot be written.
+        Raises ConfigError when the history is of another model or the model in another runtime than torch,
+        OSError where the file cannot be written.
         """
+        self._require_torch()
         history_file.write(Path(path), self._own(history), self.model)
 
     def load_history(self, path: str | Path) -> History:
         """Return a text that was saved; it goes on to the bit as if it had never stopped.
 
-        Raises CheckpointError when the file is damaged, or was saved by another model or in another dtype.
+        Raises CheckpointError when the file is damaged, or was saved by another model or in another dtype;
+        ConfigError when the model is in another runtime than torch.
         """
+        self._require_torch()
         return history_file.read(Path(path), self.model)
 
     @torch.inference_mode()
@@ -167,7 +193,7 @@ class Loaded:
         require_known(tokens, self.config.vocabulary_size)
         if state is None and self.checkpoint.initial_state is not None:
             state = self.initial_state(len(tokens))
-        logits, state = self.model(tokens.to(self.model.device), state, lengths)
+        logits, state = self.runtime(tokens.to(self.runtime.device), state, lengths)
         return logits, state
 
     def generate(
@@ -235,11 +261,18 @@ class Loaded:
         )
 
     def _own(self, history: History) -> History:
-        if history.model is not self.model:
+        if history.model is not self.runtime:
             raise ConfigError(
                 "The history is of another model than this one: use the one that it was made by."
             )
         return history
+
+    def _require_torch(self) -> None:
+        if self.runtime is not self.model:
+            raise ConfigError(
+                "A state file holds what the torch module remembers, but the model is in the native runtime: "
+                'load it with runtime="torch".'
+            )
 
 
 def _sampling(seed: int | None, settings: SamplingSettings) -> Sampling:

@@ -1,0 +1,134 @@
+"""How fast packed matrices are multiplied: `python -m benchmarks.packed [--output FILE]`.
+
+One token: a product cannot be faster than its weights are read. Beside it, in the same turns, the memory is
+read and nothing done with it; the matrices are larger than the cache. Several tokens: the time and the
+operations of a matrix of a model's size, beside torch's own products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.kernels import processor
+from benchmarks.timing import Run, line, seconds
+from receptance import native
+from receptance.quantization.arena import Arena
+from receptance.quantization.packed import FORMATS, Format, PackedMatrix
+
+TOKENS = (1, 2, 4, 8, 16, 64, 256)
+
+
+def matrix_of(num_bytes: int, columns: int, matrix_format: Format) -> PackedMatrix:
+    """Return a matrix of about so many bytes, the same rows again and again."""
+    part = PackedMatrix.pack(torch.randn(256, columns), matrix_format)
+    times = max(1, num_bytes // part.data.nbytes)
+    data = Arena().take(times * part.data.nbytes)
+    data.view(times, -1)[:] = part.data
+    return PackedMatrix(data, matrix_format, times * part.rows, columns)
+
+
+def reading(data: Tensor, threads: int) -> Run:
+    """Return a run that reads the memory and does nothing with it."""
+    library = native.library()
+    assert library is not None
+    read = library.receptance_read_memory
+    read.argtypes, read.restype = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int], ctypes.c_uint32
+    return partial(read, data.data_ptr(), data.nbytes, threads)
+
+
+def one_token_table(megabytes: int, threads: int, turns: int) -> Iterator[str]:
+    """Yield the table of products with one token, at every level."""
+    yield ""
+    yield f"## One token, {megabytes} MB of weights"
+    yield ""
+    yield "| | columns | bytes read only: GB/s | product: GB/s | of the read speed |"
+    yield "|---|---:|---:|---:|---:|"
+    for columns in (768, 2048):
+        for matrix_format in FORMATS:
+            matrix = matrix_of(megabytes * 1_000_000, columns, matrix_format)
+            x = torch.randn(1, columns)
+            cases: dict[str, Run] = {}
+            for level in native.levels():
+                cases[f"read: {level}"] = reading(matrix.data, threads)
+                cases[level] = partial(at_level, level, partial(matrix.multiply, x, threads))
+            taken = seconds(cases, turns)
+            read = min(min(taken[f"read: {level}"]) for level in native.levels())
+            for level in native.levels():
+                best = min(taken[level])
+                speeds = [f"{matrix.data.nbytes / each / 1e9:.1f}" for each in (read, best)]
+                yield line(f"{matrix_format}: {level}", str(columns), *speeds, f"{read / best:.2f}")
+
+
+def at_level(level: str, run: Run) -> None:
+    with native.use_level(level):
+        run()
+
+
+def tokens_table(rows: int, columns: int, threads: int, turns: int) -> Iterator[str]:
+    """Yield the table of products with several tokens, at the best level."""
+    yield ""
+    yield f"## Several tokens, {rows} x {columns}: ms (10^9 operations a second)"
+    yield ""
+    yield line("", *(str(tokens) for tokens in TOKENS))
+    yield "|---|" + "---:|" * len(TOKENS)
+    weights = torch.randn(rows, columns)
+    packed = [PackedMatrix.pack(weights, name) for name in FORMATS]
+    cells: dict[str, list[str]] = {}
+    for tokens in TOKENS:
+        x = torch.randn(tokens, columns)
+        cases: dict[str, Run] = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            cases[f"torch {dtype}".replace("torch.", "")] = partial(F.linear, x.to(dtype), weights.to(dtype))
+        for matrix in packed:
+            cases[matrix.format] = partial(matrix.multiply, x, threads)
+        for name, taken in seconds(cases, turns).items():
+            operations = 2 * rows * columns * tokens / min(taken) / 1e9
+            cells.setdefault(name, []).append(f"{1e3 * min(taken):.3g} ({operations:,.0f})")
+    for name, row in cells.items():
+        yield line(name, *row)
+
+
+def report(arguments: argparse.Namespace) -> Iterator[str]:
+    torch.set_num_threads(arguments.threads)
+    yield "# Packed matrices"
+    yield ""
+    yield f"`python -m benchmarks.packed --megabytes {arguments.megabytes} --turns {arguments.turns}`"
+    yield ""
+    yield (
+        f"{processor()}, {arguments.threads} threads; Python {platform.python_version()}, torch "
+        f"{torch.__version__}; {arguments.turns} turns, the best of each."
+    )
+    if native.library() is None:
+        yield f"Nothing measured: {native.unavailable_reason()}"
+        return
+    yield from one_token_table(arguments.megabytes, arguments.threads, arguments.turns)
+    yield from tokens_table(3072, 768, arguments.threads, arguments.turns)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    for name, default in {"megabytes": 128, "turns": 10, "threads": os.cpu_count() or 1}.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"(default: {default})")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the report here too")
+    arguments = parser.parse_args()
+    lines = []
+    for text in report(arguments):
+        print(text, flush=True)
+        lines.append(text)
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
