@@ -32,16 +32,6 @@ def test_functions_are_short_and_modules_say_what_they_are(path: Path) -> None:
             assert node.end_lineno - node.lineno < 60, f"{node.name} is longer than 60 lines"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_nothing_executes_code_from_files(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert not re.search(
-        r"(?<![\w.])(eval|exec)\(|import pickle\b|trust_remote_code|weights_only=False", text
-    )
-    if path != PACKAGE / "checkpoints" / "pickled.py":
-        assert "torch.load(" not in text
-
-
 def test_every_source_file_has_its_tests_at_the_mirrored_path() -> None:
     missing = []
     for path in MODULES:
