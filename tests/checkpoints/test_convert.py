@@ -14,7 +14,9 @@ import torch
 from receptance import checkpoints
 from receptance.checkpoints.writers import FormatName
 from receptance.errors import CheckpointError, ConfigError
+from receptance.tokenizers import find_tokenizer, load_tokenizer
 from tests.checkpoints.files import assert_same_weights, random_model
+from tests.checkpoints.folders import small_model
 
 
 @pytest.fixture
@@ -121,6 +123,46 @@ class TestTokenizerFiles:
         transformers = pytest.importorskip("transformers")
         theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
         assert theirs("Hello world")["input_ids"] == [12092, 1533]
+
+    @pytest.mark.filterwarnings("ignore")  # transformers on the models that it does not know
+    @pytest.mark.parametrize(
+        ("generation", "format_name"),
+        [("4", "transformers"), ("6", "transformers"), ("7", "transformers"), ("7", "transformers-native")],
+    )
+    def test_transformers_reads_the_ids_of_world(
+        self, tmp_path: Path, generation: str, format_name: FormatName
+    ) -> None:
+        sizes = {"vocabulary_size": 65536, "num_layers": 2, "hidden_size": 64}
+        model = random_model(**sizes) if generation == "4" else small_model(generation, **sizes)
+        (tmp_path / "world").mkdir()
+        checkpoints.save(model, tmp_path / "world" / "model.safetensors", tokenizer="rwkv_vocab_v20230424")
+        world = load_tokenizer("world")
+        world.save(tmp_path / "world")
+        result = checkpoints.convert(
+            tmp_path / "world" / "model.safetensors", tmp_path / "hf", format=format_name
+        )
+        assert result.tokenizer_file == tmp_path / "hf" / "rwkv_vocab_v20230424.txt"
+
+        transformers = pytest.importorskip("transformers")
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+        text = " User: 你好,\n\n  x = 1\r\n\tcafé\0 "
+        assert theirs(text)["input_ids"] == world.encode(text)
+        assert theirs.decode(world.encode(text)) == text
+        assert theirs("<|endoftext|>")["input_ids"] == [theirs.eos_token_id] == [0]
+        chat = [{"role": "user", "content": " Hi! "}, {"role": "assistant", "content": "Hello."}]
+        assert theirs.apply_chat_template(chat, tokenize=False) == "User: Hi!\n\nAssistant: Hello.\n\n"
+
+        (tmp_path / "back").mkdir()
+        back = checkpoints.convert(tmp_path / "hf", tmp_path / "back" / "model.safetensors").destination
+        assert back.tokenizer == "rwkv_vocab_v20230424"
+        assert find_tokenizer(back.path, back.tokenizer, 65536).encode(text) == world.encode(text)
+
+    def test_line_ends_do_not_make_a_vocabulary_another(self, tmp_path: Path, pile_model: Path) -> None:
+        vocabulary = pile_model.with_name("20B_tokenizer.json")
+        lines = vocabulary.read_bytes().splitlines()
+        (tmp_path / vocabulary.name).write_bytes(b"\r\n".join(lines))
+        checkpoints.convert(pile_model, tmp_path / "model.safetensors")
+        assert (tmp_path / vocabulary.name).read_bytes() == vocabulary.read_bytes()
 
     def test_another_one_in_its_place_is_not_written_over(self, tmp_path: Path, pile_model: Path) -> None:
         (tmp_path / "20B_tokenizer.json").write_text("mine")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from receptance.errors import TokenizerError
-from receptance.tokenizers import find_tokenizer, load, load_tokenizer, train_bpe
+from receptance.tokenizers import find_tokenizer, load, load_tokenizer, train_bpe, world_json
+from receptance.tokenizers.world import WorldTokenizer
 
 from .conftest import PACKAGE_VOCABULARY
 
@@ -80,6 +81,22 @@ def test_a_folder_with_two_vocabularies_is_not_guessed_about(checkpoint: Path) -
     shutil.copy(PACKAGE_VOCABULARY, checkpoint.parent)
     with pytest.raises(TokenizerError, match=r"tokenizer\.json and rwkv_vocab_v20230424\.txt; give the path"):
         load_tokenizer(checkpoint)
+
+
+def test_two_files_of_the_same_vocabulary_are_one(checkpoint: Path, world: WorldTokenizer) -> None:
+    (checkpoint.parent / "tokenizer.json").write_text(world_json.files(world)["tokenizer.json"], "utf-8")
+    world.save(checkpoint.parent)
+    assert load_tokenizer(checkpoint).name == "rwkv_vocab_v20230424"
+
+
+def test_a_vocabulary_that_is_named_is_found_in_a_file_that_is_called_otherwise(
+    checkpoint: Path, world: WorldTokenizer, nothing_installed: None
+) -> None:
+    with pytest.raises(TokenizerError, match="was not found"):
+        find_tokenizer(checkpoint, "rwkv_vocab_v20230424", 65536)
+    (checkpoint.parent / "tokenizer.json").write_text(world_json.files(world)["tokenizer.json"], "utf-8")
+    assert find_tokenizer(checkpoint, "rwkv_vocab_v20230424", 65536).name == "rwkv_vocab_v20230424"
+    assert find_tokenizer(checkpoint, None, 65536).name == "rwkv_vocab_v20230424"
 
 
 def test_a_folder_without_vocabulary_is_an_error_that_says_what_is_looked_for(checkpoint: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,7 +17,9 @@ from receptance.checkpoints.stored_model import StoredModel
 from receptance.checkpoints.tuning import NONE, Tuning
 from receptance.checkpoints.writers import FormatName
 from receptance.errors import CheckpointError, ConfigError, TokenizerError
-from receptance.tokenizers import Tokenizer, find_tokenizer
+from receptance.tokenizers import Tokenizer, find_tokenizer, world, world_json
+
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 
 Report = Callable[[str, int, int], None]  # what is being done, bytes done of it, bytes in all
 
@@ -29,7 +31,8 @@ class Conversion:
     unequal             for each weight that the format could not keep to the bit, the largest difference
     largest_difference  of any logit over a few fixed tokens, both models running in one number format
     source_sha256       of each file with weights, as destination_sha256
-    tokenizer_file      the vocabulary that was put beside the destination
+    tokenizer_file      the vocabulary that was put beside the destination; folders of transformers have the
+                        files that belong to it there too
     """
 
     source: StoredModel
@@ -73,10 +76,13 @@ def convert(
         raise ConfigError(f"{destination} exists already. Remove it, or choose another destination.")
     before = tuning.applied(open_model(source, revision=revision, **config_overrides), dtype)
     wanted = before if dtype is None else before.cast(dtype)
-    vocabulary = _vocabulary(before, destination, format_name)
+    tokenizer = _tokenizer(before)
+    tokenizer_files = _tokenizer_files(tokenizer, before, destination, format_name)
+    if tokenizer is not None and wanted.tokenizer is not None:
+        wanted = replace(wanted, tokenizer=tokenizer.name)  # its file was read, and may be called otherwise
     writer = writers.write(destination, _watched(wanted, "writing", report), format_name, quantization)
-    if vocabulary is not None:
-        atomic.write_bytes(*vocabulary)
+    for path, content in tokenizer_files.items():
+        atomic.write_bytes(path, content)
     after = open_model(destination)
     _require_same_settings(wanted, after)
     unequal = comparison.unequal_weights(_watched(wanted, "comparing weights", report), after)
@@ -91,7 +97,7 @@ def convert(
         largest_difference=_largest_difference(before, after, report),
         source_sha256=sha256(before.files),
         destination_sha256=sha256(after.files),
-        tokenizer_file=None if vocabulary is None else vocabulary[0],
+        tokenizer_file=next(iter(tokenizer_files), None),
     )
 
 
@@ -124,22 +130,34 @@ def _watched(model: StoredModel, stage: str, report: Report) -> StoredModel:
     return model.observed(count)
 
 
-def _vocabulary(model: StoredModel, destination: Path, format_name: FormatName) -> tuple[Path, bytes] | None:
-    """Return the vocabulary file that belongs beside the destination, and what it holds, if there is one."""
-    tokenizer = _tokenizer(model)
+def _tokenizer_files(
+    tokenizer: Tokenizer | None, model: StoredModel, destination: Path, format_name: FormatName
+) -> dict[Path, bytes]:
+    """Return the files that belong beside the destination, the vocabulary first, and what they hold."""
     if tokenizer is None:
-        return None  # the weights can be converted without
+        return {}  # the weights can be converted without
     with TemporaryDirectory() as folder:
         file = tokenizer.save(Path(folder))
         if file is None:
-            return None
+            return {}
         content = file.read_bytes()
     if not writers.WRITERS[format_name].suffix:  # a folder
-        return destination / (huggingface.TOKENIZER_FILE if file.suffix == ".json" else file.name), content
+        name = huggingface.TOKENIZER_FILE if file.suffix == ".json" else file.name
+        return {destination / name: content, **_transformers_files(tokenizer, destination)}
     place = destination.parent / file.name
-    if place.is_file() and place.read_bytes() != content:
+    if place.is_file() and place.read_bytes().splitlines() != content.splitlines():
         raise ConfigError(f"{place} is not the tokenizer of {model.path}. Choose another destination.")
-    return place, content
+    return {place: content}
+
+
+def _transformers_files(tokenizer: Tokenizer, folder: Path) -> dict[Path, bytes]:
+    """Return what transformers needs besides, and cannot read from a vocabulary in World's format."""
+    if not isinstance(tokenizer, world.WorldTokenizer):
+        return {}
+    texts = world_json.files(tokenizer)
+    if tokenizer.name == world.NAME:
+        texts[CHAT_TEMPLATE_FILE] = gguf_model.CHAT_TEMPLATE
+    return {folder / name: text.encode() for name, text in texts.items()}
 
 
 def _tokenizer(model: StoredModel) -> Tokenizer | None:

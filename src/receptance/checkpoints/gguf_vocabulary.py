@@ -41,12 +41,9 @@ def is_unused(strings: Sequence[bytes], row: int) -> bool:
 
 def world_file(strings: Sequence[bytes]) -> bytes:
     """Return the vocabulary as a file in World's format; of World's own rows it is the published file."""
-    lines = []
-    for row in range(1, len(strings)):
-        if not is_unused(strings, row):
-            token = _unescaped(strings[row])
-            lines.append(f"{row} {_literal(token)!r} {len(token)}\n")
-    return "".join(lines).encode()
+    return world.source_of(
+        {row: _unescaped(strings[row]) for row in range(1, len(strings)) if not is_unused(strings, row)}
+    )
 
 
 def tokenizer_name(strings: Sequence[bytes]) -> str | None:
@@ -60,13 +57,6 @@ def tokenizer_name(strings: Sequence[bytes]) -> str | None:
 
 def _unused(row: int) -> bytes:
     return b"[PAD%d]" % row
-
-
-def _literal(token: bytes) -> str | bytes:
-    try:
-        return token.decode()
-    except UnicodeDecodeError:
-        return token
 
 
 def _unescaped(text: bytes) -> bytes:

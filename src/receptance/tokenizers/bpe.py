@@ -6,32 +6,23 @@ token, that no text is cut short or lost, and that ids become bytes before they 
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from receptance import atomic, whole_file
+from receptance import atomic
 from receptance.errors import TokenizerError
+from receptance.tokenizers import tokenizer_json
 from receptance.tokenizers.interface import Tokenizer, utf8
+from receptance.tokenizers.tokenizer_json import END_OF_TEXT, FILE
 
 if TYPE_CHECKING:
     import tokenizers
 
 PILE_NAME = "20B_tokenizer"
 PILE_FILE = f"{PILE_NAME}.json"
-NAME = FILE = "tokenizer.json"
-END_OF_TEXT = "<|endoftext|>"
+NAME = FILE
 
-_FILE_LIMIT = 128 << 20
-# An added token takes eighty times its bytes once it is read.
-_LONG_ADDED_TOKEN = re.compile(r'"content"\s*:\s*"(?:[^"\\]|\\.){4096}')
-# What may be done to a text before it is cut: nothing that makes it many times as long.
-_NORMALIZERS = (
-    "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents", "Strip", "BertNormalizer", "ByteLevel",
-)  # fmt: skip
 # What other tokenizers call the end of a document, in the order of trust.
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "<|eos|>", "<eos>", "</s>")
 # Where a text may be cut before anything is merged; made for prose and for code.
@@ -46,12 +37,6 @@ _PIECES = "|".join(
     )
 )
 
-# Byte-level BPE writes each byte as one visible character: Latin-1's own where that is visible, and the
-# characters from U+0100 on, in order, for the others.
-_VISIBLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
-_HIDDEN = (value for value in range(256) if value not in _VISIBLE)
-_ALPHABET = {chr(v): v for v in _VISIBLE} | {chr(0x100 + i): v for i, v in enumerate(_HIDDEN)}
-_NO_BYTE = 0xFFFF  # not Latin-1, so that encoding fails
 _UTF8_BYTES = set(range(256)) - {0xC0, 0xC1, *range(0xF5, 0x100)}
 
 
@@ -99,7 +84,7 @@ class BPETokenizer(Tokenizer):
         """Return the ids of each text, as `encode` gives them, worked out on all cores."""
         for text in texts:
             utf8(text)
-        with _panic_is_an_error(self._file):
+        with tokenizer_json.panic_is_an_error(self._file):
             encodings = self._engine.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._without_special(encoding.ids) for encoding in encodings]
 
@@ -120,13 +105,7 @@ class BPETokenizer(Tokenizer):
 
 def read(path: Path) -> BPETokenizer:
     """Return the tokenizer of a `tokenizer.json`; TokenizerError where that fails, as for `BPETokenizer`."""
-    source = whole_file.read(path, limit=_FILE_LIMIT, needed="a tokenizer.json", error=TokenizerError)
-    try:
-        return BPETokenizer(source.decode("utf-8"), path)
-    except UnicodeDecodeError as error:
-        raise TokenizerError(
-            f"{path}: byte {error.start} is not UTF-8, which a tokenizer.json is."
-        ) from error
+    return BPETokenizer(tokenizer_json.read(path), path)
 
 
 def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
@@ -140,8 +119,7 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    alphabet = sorted(_ALPHABET)
-    least = len(alphabet) + 1
+    least = len(tokenizer_json.ALPHABET) + 1
     if vocabulary_size < least:
         raise TokenizerError(
             f"a vocabulary of {vocabulary_size} was asked for; the 256 bytes and {END_OF_TEXT} need {least}."
@@ -157,7 +135,7 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
         special_tokens=[END_OF_TEXT],
-        initial_alphabet=alphabet,
+        initial_alphabet=list(tokenizer_json.ALPHABET),
         min_frequency=2,  # what occurs once is not worth a token
         show_progress=False,
     )
@@ -167,17 +145,9 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
 
 def _engine(source: str, file: Path) -> tokenizers.Tokenizer:
     """Return the package's tokenizer, set to encode all of a text and nothing but the text."""
-    from tokenizers import Tokenizer, models
+    from tokenizers import models
 
-    if _LONG_ADDED_TOKEN.search(source):
-        raise TokenizerError(f"{file}: an added token has more than 4,096 characters. Leave it out.")
-    try:
-        with _panic_is_an_error(file):
-            engine = Tokenizer.from_str(source)
-            normalizer = "null" if engine.normalizer is None else engine.normalizer.__getstate__()
-    except Exception as error:  # the package raises nothing narrower
-        raise TokenizerError(f"{file}: is not a tokenizer.json ({error}).") from error
-    _check_normalizer(json.loads(normalizer), file)
+    engine = tokenizer_json.parse(source, file)
     model = engine.model
     if not isinstance(model, models.BPE) or model.continuing_subword_prefix or model.end_of_word_suffix:
         raise TokenizerError(
@@ -191,40 +161,15 @@ def _engine(source: str, file: Path) -> tokenizers.Tokenizer:
     return engine
 
 
-@contextmanager
-def _panic_is_an_error(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of the package's compiled code; it is no Exception
-            raise
-        raise TokenizerError(f"{file}: the package tokenizers gives up on it: {error}.") from error
-
-
-def _check_normalizer(normalizer: dict[str, Any] | None, file: Path) -> None:
-    """Raise TokenizerError where a text could become many times as long before it is cut into tokens."""
-    if normalizer is None:
-        return
-    if normalizer["type"] == "Sequence":
-        for part in normalizer["normalizers"]:
-            _check_normalizer(part, file)
-    elif normalizer["type"] not in _NORMALIZERS:
-        raise TokenizerError(
-            f"{file}: has a normalizer {normalizer['type']!r}, which may turn a text into another; known are "
-            f"{', '.join(_NORMALIZERS)}."
-        )
-
-
 def _read_alphabet(vocabulary: dict[str, int], file: Path) -> dict[int, bytes]:
     """Return the bytes of each token.
 
     Raises TokenizerError where a character stands for no byte, or where a byte that UTF-8 uses is no token.
     """
-    translation = dict.fromkeys(range(256), _NO_BYTE) | {ord(c): byte for c, byte in _ALPHABET.items()}
     token_bytes = {}
     for token, number in vocabulary.items():
         try:
-            token_bytes[number] = token.translate(translation).encode("latin-1")
+            token_bytes[number] = tokenizer_json.as_bytes(token)
         except UnicodeEncodeError as error:
             raise TokenizerError(
                 f"{file}: token {number} is {token!r}, where {token[error.start]!r} stands for no byte, so "

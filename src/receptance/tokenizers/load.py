@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from receptance.errors import TokenizerError
-from receptance.tokenizers import bpe, byte, world
+from receptance.tokenizers import bpe, byte, tokenizer_json, world, world_json
 from receptance.tokenizers.interface import Tokenizer
 
 # What a person may type for a tokenizer, in small letters; the values are the names that checkpoints record.
@@ -24,12 +24,20 @@ ALIASES = {
     "pile": bpe.PILE_NAME,
 }
 _FILES = {world.NAME: world.FILE, bpe.PILE_NAME: bpe.PILE_FILE}
-_FOUND_BESIDE = (bpe.FILE, bpe.PILE_FILE, world.FILE)
-_READERS: dict[str, Callable[[Path], Tokenizer]] = {".txt": world.read, ".json": bpe.read}
+_FOUND_BESIDE = (tokenizer_json.FILE, bpe.PILE_FILE, world.FILE)
 _LONGEST_NAME = 63  # characters of up to four bytes; file systems hold 255 bytes
 _PACKAGES = ("rwkv", "pyrwkv_tokenizer")
 # The tokenizers that the published models of these many rows have.
 _USUAL = {256: byte.NAME, 50277: bpe.PILE_NAME, 65536: world.NAME}
+
+
+def _read_json(path: Path) -> Tokenizer:
+    source = tokenizer_json.read(path)
+    found = world_json.tokenizer_of(source, path)
+    return bpe.BPETokenizer(source, path) if found is None else found
+
+
+_READERS: dict[str, Callable[[Path], Tokenizer]] = {".txt": world.read, ".json": _read_json}
 
 
 def load_tokenizer(path_or_name: str | Path) -> Tokenizer:
@@ -38,8 +46,8 @@ def load_tokenizer(path_or_name: str | Path) -> Tokenizer:
     "bytes"                            one id a byte
     "world", "rwkv_vocab_v20230424"    the World vocabulary, from an installed package (`pip install rwkv`)
     "20B_tokenizer", "20b", "pile"     the tokenizer of the Pile models, from an installed package that has it
-    a path to a .txt or .json file     a vocabulary in World's format, or a byte-level BPE
-    a path to a folder or checkpoint   the one vocabulary file in that folder
+    a path to a .txt or .json file     a vocabulary in World's format; a byte-level BPE, or World as WordPiece
+    a path to a folder or checkpoint   the vocabulary in that folder
 
     A name goes before a file of the same name; "./world" is a path.
 
@@ -59,15 +67,16 @@ def load_tokenizer(path_or_name: str | Path) -> Tokenizer:
             f"{path_or_name}: is neither a tokenizer's name ({', '.join(ALIASES)}) nor the path of a "
             "vocabulary file, a folder or a checkpoint."
         )
-    found = _beside(_folder(path))
-    if len(found) > 1:
-        files = " and ".join(file.name for file in found)
-        raise TokenizerError(f"{_folder(path)}: has {files}; give the path of the one that is meant.")
+    found = {file.name: _read(file) for file in _beside(_folder(path))}
+    if len({tokenizer.name for tokenizer in found.values()}) > 1:
+        raise TokenizerError(
+            f"{_folder(path)}: has {' and '.join(found)}; give the path of the one that is meant."
+        )
     if not found:
         raise TokenizerError(
             f"{_folder(path)}: has none of {', '.join(_FOUND_BESIDE)}. Give the path of a vocabulary file."
         )
-    return _read(found[0])
+    return next(iter(found.values()))
 
 
 def find_tokenizer(checkpoint: str | Path, name: str | None, vocabulary_size: int) -> Tokenizer:
@@ -108,6 +117,9 @@ def _named(name: str, folder: Path | None) -> Tokenizer:
     for place in places:
         if (place / file).is_file():
             return _read(place / file)
+    for path in [] if folder is None else _beside(folder):
+        if (tokenizer := _read(path)).name == name:
+            return tokenizer
     looked = ", ".join(map(str, places)) or f"the packages {', '.join(_PACKAGES)}, which are not installed"
     advice = "`pip install rwkv` brings it" if name == world.NAME else "the model should have come with it"
     raise TokenizerError(

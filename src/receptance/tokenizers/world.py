@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -59,6 +60,11 @@ class WorldTokenizer(Tokenizer):
         self._source, self._file = source, file
         self._trie = trie.build(tokens)
 
+    @property
+    def tokens(self) -> dict[int, bytes]:
+        """The bytes of each id that text can become."""
+        return {number: token for number, token in self._token_bytes.items() if token}
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; never 0. Raises TokenizerError for a lone surrogate."""
         return self.encode_bytes(utf8(text))
@@ -82,6 +88,20 @@ def read(path: Path) -> WorldTokenizer:
     """Return the tokenizer of a vocabulary file; TokenizerError where it is missing or damaged."""
     needed = "a vocabulary in World's format (.txt)"
     return WorldTokenizer(whole_file.read(path, limit=_FILE_LIMIT, needed=needed, error=TokenizerError), path)
+
+
+def source_of(tokens: Mapping[int, bytes]) -> bytes:
+    """Return a vocabulary as a file in World's format; for World's own it is the published file."""
+    return "".join(
+        f"{number} {_literal(token)!r} {len(token)}\n" for number, token in sorted(tokens.items())
+    ).encode()
+
+
+def _literal(token: bytes) -> str | bytes:
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return token
 
 
 def _parse(source: bytes, file: Path) -> dict[bytes, int]:
