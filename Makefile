@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 DEMO ?= runs/demo
+SECONDS ?= 60
 
-.PHONY: help demo test test-full check format benchmarks clean
+.PHONY: help demo test test-full fuzz check format benchmarks clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +21,11 @@ test: $(VENV)/installed-dev  ## Run the tests (two to five minutes)
 test-full: $(VENV)/installed-dev  ## Run the slow tests too
 	$(BIN)/pytest --numprocesses 2 -m "not gpu"
 
+fuzz: $(VENV)/installed-fuzz  ## Search each parser for bytes that break it (for SECONDS=60 each)
+	for file in fuzz/fuzz_*.py; do \
+	  $(BIN)/python -m fuzz $$(basename $$file .py | cut -d_ -f2-) -max_total_time=$(SECONDS) || exit 1; \
+	done
+
 check: $(VENV)/installed-dev  ## Check format, lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -30,9 +36,11 @@ format: $(VENV)/installed-dev  ## Bring the code into its format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-benchmarks: $(VENV)/installed-dev  ## Measure the kernels, the tokenizers and training on this machine
+benchmarks: $(VENV)/installed-dev  ## Measure everything on this machine, beside what one would use instead
 	$(BIN)/python -m benchmarks.kernels --output benchmarks/results/kernels.md
 	$(BIN)/python -m benchmarks.packed --output benchmarks/results/packed.md
+	$(BIN)/python -m benchmarks.decode --output benchmarks/results/decode.md
+	$(BIN)/python -m benchmarks.sampling --output benchmarks/results/sampling.md
 	$(BIN)/python -m benchmarks.tokenizers --output benchmarks/results/tokenizers.md
 	$(BIN)/python -m benchmarks.training --output benchmarks/results/training.md
 
@@ -50,4 +58,9 @@ $(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
 $(VENV)/installed-dev: $(SOURCES) | $(VENV)/bin/python
 	@echo "Installing receptance, its kernels and the test tools into $(VENV) …"
 	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-fuzz: $(SOURCES) | $(VENV)/bin/python
+	@echo "Installing receptance, its kernels and the fuzzer into $(VENV) …"
+	$(PIP) --editable '.[fuzz]'
 	@touch $@ $(VENV)/installed

@@ -7,16 +7,14 @@ nothing is done with them. The weights are random; their values change nothing a
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import statistics
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 
-from benchmarks.kernels import processor
 from benchmarks.packed import reading
+from benchmarks.report import add_numbers, add_output, processor, publish
 from benchmarks.timing import Run, line, seconds
 from receptance import native
 from receptance.models import RWKV4, RWKV7, AnyModel, RWKV4Config, RWKV7Config
@@ -79,8 +77,6 @@ def row(name: str, model: AnyModel, matrix_format: Format, threads: int, turns: 
 
 def report(arguments: argparse.Namespace) -> Iterator[str]:
     torch.set_num_threads(arguments.threads)
-    yield "# Reading and writing text in the native runtime"
-    yield ""
     yield f"`python -m benchmarks.decode --turns {arguments.turns} --threads {arguments.threads}`"
     yield ""
     yield (
@@ -102,19 +98,12 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    for name, default in {"turns": 20, "threads": os.cpu_count() or 1}.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"(default: {default})")
+    add_numbers(parser, {"turns": 20})
     parser.add_argument("--models", nargs="*", choices=MODELS, help="(default: all)")
     parser.add_argument("--formats", nargs="*", choices=FORMATS, help="(default: all)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the report here too")
+    add_output(parser)
     arguments = parser.parse_args()
-    lines = []
-    for text in report(arguments):
-        print(text, flush=True)
-        lines.append(text)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    publish("Reading and writing text in the native runtime", report(arguments), arguments.output)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import platform
 import statistics
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +23,7 @@ from torch import Tensor
 
 from benchmarks import matrix
 from benchmarks.limits import addition
+from benchmarks.report import add_numbers, add_output, processor, publish
 from benchmarks.timing import Run, line, milliseconds, seconds
 from receptance import kernels, native
 
@@ -233,30 +232,12 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
     )
 
 
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [text.partition(":")[2].strip() for text in lines if text.startswith("model name")]
-    return f"{names[0]}, {os.cpu_count()} cores" if names else platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    sizes = {"batch": 4, "time": 512, "channel": 768, "vocabulary": 50277, "turns": 10}
-    for name, default in {**sizes, "threads": os.cpu_count() or 1}.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"(default: {default})")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the report here too")
+    add_numbers(parser, {"batch": 4, "time": 512, "channel": 768, "vocabulary": 50277, "turns": 10})
+    add_output(parser)
     arguments = parser.parse_args()
-    lines = []
-    for text in report(arguments):
-        print(text, flush=True)
-        lines.append(text)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text("# Kernels\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    publish("Kernels", report(arguments), arguments.output)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import os
 import platform
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.kernels import processor
+from benchmarks.report import add_numbers, add_output, processor, publish
 from benchmarks.timing import Run, line, seconds
 from receptance import native
 from receptance.quantization.arena import Arena
@@ -100,8 +98,6 @@ def tokens_table(rows: int, columns: int, threads: int, turns: int) -> Iterator[
 
 def report(arguments: argparse.Namespace) -> Iterator[str]:
     torch.set_num_threads(arguments.threads)
-    yield "# Packed matrices"
-    yield ""
     yield f"`python -m benchmarks.packed --megabytes {arguments.megabytes} --turns {arguments.turns}`"
     yield ""
     yield (
@@ -117,17 +113,10 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    for name, default in {"megabytes": 128, "turns": 10, "threads": os.cpu_count() or 1}.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"(default: {default})")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the report here too")
+    add_numbers(parser, {"megabytes": 128, "turns": 10})
+    add_output(parser)
     arguments = parser.parse_args()
-    lines = []
-    for text in report(arguments):
-        print(text, flush=True)
-        lines.append(text)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    publish("Packed matrices", report(arguments), arguments.output)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ installed. The logits are like a language model's (a few hundred tokens stand ou
 
 from __future__ import annotations
 
+import argparse
+import platform
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from benchmarks import timing
+from benchmarks.report import add_output, processor, publish
 from receptance.inference import Sampling, sample
 
 VOCABULARY = 65_536
@@ -71,16 +74,26 @@ def cases(row: torch.Tensor, settings: dict[str, Any]) -> Iterator[tuple[str, ti
         yield "transformers", by_transformers
 
 
-def main() -> None:
-    """Print best and median milliseconds."""
+def report() -> Iterator[str]:
+    """Yield best and median milliseconds."""
     torch.set_num_threads(1)
-    print(timing.line("logits", "settings", "by", "best ms", "median ms"))
-    print(timing.line("---", "---", "---", "---:", "---:"))
+    yield "`python -m benchmarks.sampling`"
+    yield ""
+    yield f"{processor()}, one thread; Python {platform.python_version()}, torch {torch.__version__}."
+    yield ""
+    yield timing.line("logits", "settings", "by", "best ms", "median ms")
+    yield timing.line("---", "---", "---", "---:", "---:")
     for name, row in logits().items():
         for settings in SETTINGS:
             said = ", ".join(f"{key} {value}" for key, value in settings.items())
             for by, taken in timing.seconds(dict(cases(row, settings)), TURNS).items():
-                print(timing.line(name, said, by, *timing.milliseconds(taken)))
+                yield timing.line(name, said, by, *timing.milliseconds(taken))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add_output(parser)
+    publish("Drawing a token", report(), parser.parse_args().output)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.report import add_output, publish
 from receptance import native
 from receptance.errors import TokenizerError
 from receptance.tokenizers import Tokenizer, load_tokenizer, train_bpe
@@ -114,19 +115,13 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=1.0, help="how much text (default: 1)")
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each case (default: 5)")
     parser.add_argument("--pile", metavar="FILE", help="a 20B_tokenizer.json, to measure it too")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table here too")
+    add_output(parser)
     arguments = parser.parse_args()
-    lines = []
     try:
         texts = standard_library(int(arguments.megabytes * 1e6))
-        for line in report(texts, arguments.repeats, arguments.pile):
-            print(line, flush=True)
-            lines.append(line)
+        publish("Tokenizers", report(texts, arguments.repeats, arguments.pile), arguments.output)
     except TokenizerError as error:
         parser.error(str(error))
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text("# Tokenizers\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from pathlib import Path
 
 Step = Callable[[], None]
 
@@ -57,7 +56,8 @@ def rwkv(shape: Shape, *, compiled: bool) -> Step:
     """Return a step of ours: bfloat16 matrices with float32 masters, the allocator tuned."""
     import torch
 
-    from receptance import kernels
+    from benchmarks.report import add_output, processor, publish
+from receptance import kernels
     from receptance.models import RWKV4, RWKV4Config
     from receptance.training import OptimizerConfig
     from receptance.training.optimizer import MasterAdamW
@@ -252,23 +252,13 @@ def ratios(taken: dict[str, list[float]]) -> Iterator[str]:
                 )
 
 
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {os.cpu_count()} cores" if names else platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=4, help="counted steps a turn (default: 4)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each row (default: 3)")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="rows (default: all)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads (default: all)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table here too")
+    add_output(parser)
     parser.add_argument("--worker", choices=ROWS, help=argparse.SUPPRESS)
     for field in fields(Shape):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=field.default)
@@ -277,13 +267,7 @@ def main() -> None:
     if arguments.worker:
         work(arguments.worker, shape, arguments.steps, arguments.threads)
         return
-    lines = []
-    for line in report(arguments, shape, arguments.only):
-        print(line, flush=True)
-        lines.append(line)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text("# A training step\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    publish("A training step", report(arguments, shape, arguments.only), arguments.output)
 
 
 if __name__ == "__main__":

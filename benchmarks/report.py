@@ -1,0 +1,41 @@
+"""What every benchmark does with its report: each line is shown when it is known, the whole kept if asked."""
+
+from __future__ import annotations
+
+import os
+import platform
+from argparse import ArgumentParser
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+
+def add_numbers(parser: ArgumentParser, defaults: Mapping[str, int]) -> None:
+    """Add an option for each number, and one for the threads."""
+    for name, default in {**defaults, "threads": os.cpu_count() or 1}.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"(default: {default})")
+
+
+def add_output(parser: ArgumentParser) -> None:
+    """Add the option for the file to keep the report in."""
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the report here too")
+
+
+def publish(title: str, lines: Iterable[str], output: Path | None) -> None:
+    """Print the lines as they come; write them under a title when all are there."""
+    kept = []
+    for text in lines:
+        print(text, flush=True)
+        kept.append(text)
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(f"# {title}\n\n" + "\n".join(kept) + "\n", encoding="utf-8")
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [text.partition(":")[2].strip() for text in lines if text.startswith("model name")]
+    return f"{names[0]}, {os.cpu_count()} cores" if names else platform.machine()
