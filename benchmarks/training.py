@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 
+from benchmarks.report import add_output, processor, publish
+
 Step = Callable[[], None]
 
 GEMM_SIZE = 2048
@@ -56,8 +58,7 @@ def rwkv(shape: Shape, *, compiled: bool) -> Step:
     """Return a step of ours: bfloat16 matrices with float32 masters, the allocator tuned."""
     import torch
 
-    from benchmarks.report import add_output, processor, publish
-from receptance import kernels
+    from receptance import kernels
     from receptance.models import RWKV4, RWKV4Config
     from receptance.training import OptimizerConfig
     from receptance.training.optimizer import MasterAdamW
