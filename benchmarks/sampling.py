@@ -62,7 +62,9 @@ def cases(row: torch.Tensor, settings: dict[str, Any]) -> Iterator[tuple[str, ti
             "min_p": logits_process.MinPLogitsWarper,
             "typical_p": logits_process.TypicalLogitsWarper,
         }
-        chain = [logits_process.TemperatureLogitsWarper(sampling.temperature)]
+        chain: list[logits_process.LogitsProcessor] = [
+            logits_process.TemperatureLogitsWarper(sampling.temperature)
+        ]
         chain += [made(settings[name]) for name, made in warpers.items() if settings.get(name, 1) != 1]
 
         def by_transformers() -> torch.Tensor:
