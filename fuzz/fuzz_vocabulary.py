@@ -1,0 +1,33 @@
+"""Vocabularies in World's format; the lines of the single bytes are there already."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from receptance.errors import ReceptanceError
+from receptance.tokenizers.world import WorldTokenizer
+
+WORDS = (
+    b"300 ",
+    b"'a'",
+    b"b'a'",
+    b" 1\n",
+    b"\\x",
+    b"\\u",
+    b"\\U0001f600",
+    b"\\ud800",
+    b'"',
+    b"'",
+    b"\r\n",
+    b"65535 ",
+    b"\xc3\xa9",
+)
+SINGLE = b"".join(f"{value + 1} {bytes([value])!r} 1\n".encode() for value in range(256))
+
+
+def read(data: bytes) -> None:
+    """Read a vocabulary, and take its own text there and back."""
+    with suppress(ReceptanceError):
+        tokenizer = WorldTokenizer(SINGLE + data, Path("a.txt"))
+        assert tokenizer.decode_bytes(tokenizer.encode_bytes(data)) == data
