@@ -226,8 +226,10 @@ class Child:
 
 
 def _serve(requests: BinaryIO, results: BinaryIO) -> None:
+    from receptance import native
     from tests.hostile.corpus import FORMATS
 
+    native.library()  # here, because no case may load a library
     formats = {each.name: each for each in FORMATS}
     child, reads = None, ""  # one at a time, because a second would hold the pipes of the first open
     warm: dict[str, Path] = {}
