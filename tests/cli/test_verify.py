@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from receptance import checkpoints, inference, kernels
+from receptance import checkpoints, inference, kernels, native
 from receptance.cli.main import main
 from tests.checkpoints.adapters import random_lora, saved
 from tests.checkpoints.test_tuned_state import random_state
@@ -29,6 +29,7 @@ def test_a_right_model_passes_and_every_way_has_its_line(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["40", "tokens", "in", "parallel,", "beside", "…", "logits", "final", "state"]
     ways = ["one token at a time", "split in the middle", "in float64"]
+    ways += ["native runtime", "native runtime, one token at a time"] if native.library() else []
     ways += [f"wkv4: {name}" for name in kernels.available("wkv4")]
     for way in ways:
         numbers = next(line for line in lines if line.startswith(way)).split()[-2:]

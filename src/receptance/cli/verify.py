@@ -51,7 +51,8 @@ def verify(
     """Check that a model says the same however its text is read, or that two files are one model.
 
     Reads a text in one parallel pass, and compares the logits and the final state with those of the same
-    text read token by token, split in several ways, by each kernel that this machine has, and in float64.
+    text read token by token, split in several ways, by each kernel that this machine has, in the native
+    runtime and in float64.
     With --against, compares the settings, every weight and the logits of two files, neither of which is ever
     whole in memory. Ends with exit code 1 when a difference is beyond the tolerance of the number format.
     """

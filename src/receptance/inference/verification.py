@@ -1,4 +1,4 @@
-"""Whether a model says the same however its text is read: in parallel, as an RNN, split, by any kernel.
+"""Whether a model says the same however its text is read: in parallel, as an RNN, split, by any code.
 
 One parallel pass over the whole text is what everything else is compared with. A final state is compared by
 what it does: every way ends by reading the first tokens of the text once more from the state it has reached,
@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Int
@@ -19,6 +20,8 @@ from receptance import kernels
 from receptance.errors import ConfigError, KernelError
 from receptance.inference.reading import require_known
 from receptance.models import AnyModel, State
+from receptance.quantization.packed import Format
+from receptance.runtimes import NativeModel
 
 # Allowed differences, as a share of the largest logit. Random models of 24 layers show 2e-6 in float32 and,
 # beside float64, 2e-2 in bfloat16; trained ones, with their few large channels, need some room above that.
@@ -98,6 +101,7 @@ def verify(
                 differences.append(_difference(way, _read(model, tokens, spans, state), expected))
         except KernelError as error:
             differences.append(Difference(way=way, refusal=str(error)))
+    differences.extend(_native_differences(model, tokens, state, expected))
     if float64 and model.dtype != torch.float64:
         oracle = copy.deepcopy(model).double()
         start = None if state is None else state.map(Tensor.double)
@@ -110,6 +114,21 @@ def verify(
         tolerance=(TOLERANCES[model.dtype] if tolerance is None else tolerance) * scale,
         differences=tuple(differences),
     )
+
+
+def _native_differences(
+    model: AnyModel, tokens: Int[Tensor, "batch time"], state: State | None, expected: tuple[Tensor, Tensor]
+) -> list[Difference]:
+    """Read the text in the native runtime too, with a packed copy of the weights in their number format."""
+    time, way = tokens.shape[1], "native runtime"
+    try:
+        packed = NativeModel.pack(model, cast(Format, str(model.dtype).removeprefix("torch.")))
+    except (KernelError, ConfigError) as error:
+        return [Difference(way=way, refusal=str(error))]
+    return [
+        _difference(name, _read(packed, tokens, spans, state), expected)
+        for name, spans in ((way, [time]), (f"{way}, one token at a time", [1] * time))
+    ]
 
 
 def _ways(model: AnyModel, time: int) -> list[tuple[str, list[int], dict[str, str]]]:
@@ -126,7 +145,7 @@ def _ways(model: AnyModel, time: int) -> list[tuple[str, list[int], dict[str, st
 
 
 def _read(
-    model: AnyModel, tokens: Int[Tensor, "batch time"], spans: list[int], state: State | None
+    model: AnyModel | NativeModel, tokens: Int[Tensor, "batch time"], spans: list[int], state: State | None
 ) -> tuple[Tensor, Tensor]:
     """Return the logits over the text, and those of its first tokens read once more from the final state."""
     parts = []
