@@ -1,4 +1,4 @@
-"""Vocabularies in World's format; the lines of the single bytes are there already."""
+"""Vocabularies in World's format; lines that are sound get those of the single bytes before them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ SINGLE = b"".join(f"{value + 1} {bytes([value])!r} 1\n".encode() for value in ra
 
 def read(data: bytes) -> None:
     """Read a vocabulary, and take its own text there and back."""
+    try:
+        WorldTokenizer(data, Path("a.txt"))
+    except ReceptanceError as error:
+        if "single bytes" not in str(error):
+            return
     with suppress(ReceptanceError):
         tokenizer = WorldTokenizer(SINGLE + data, Path("a.txt"))
         assert tokenizer.decode_bytes(tokenizer.encode_bytes(data)) == data

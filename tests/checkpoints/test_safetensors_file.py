@@ -97,7 +97,9 @@ def test_reading_copies_nothing_and_changing_a_tensor_leaves_the_file_alone(tmp_
         pytest.param({"a": entry(0, 1, [True])}, b"0", "'a'", id="boolean axis"),
         pytest.param({"a": entry(0, 1, [1.0])}, b"0", "'a'", id="fractional axis"),
         pytest.param({"a": entry(0, 1, [2**62] * 50_000)}, b"0", "'a'", id="many axes"),
-        pytest.param({"a": entry(0, 1, [2**62] * 8)}, b"0", "'a' of shape", id="huge axes"),
+        pytest.param({"a": entry(0, 1, [2**62] * 8)}, b"0", "'a' has the shape", id="huge axes"),
+        pytest.param({"a": entry(0, 0, [2**75, 0])}, b"", "'a' has the shape", id="an axis beyond torch"),
+        pytest.param({"a": entry(0, 0, [2**40, 2**40, 0])}, b"", "'a' has the shape", id="axes beyond torch"),
         pytest.param(
             {"a": entry(0, 2, [3])}, b"00", "'a' of shape .3,. in U8 needs 3 bytes", id="too little"
         ),

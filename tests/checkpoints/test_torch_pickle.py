@@ -173,3 +173,32 @@ def test_a_pickle_is_no_larger_than_the_limits_allow() -> None:
     program = program_of({name: torch.empty(1) for name in state})
     assert len(program) < torch_archive.MAX_PICKLE_BYTES / 2
     assert len(pickle.dumps(names)) < len(program)
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "stride", "fits"),
+    [
+        (0, (3, 4), (4, 1), True),
+        (0, (), (), True),
+        (11, (), (), True),
+        (12, (), (), False),
+        (1, (3, 4), (4, 1), False),
+        (0, (3, 4), (4, 2), False),
+        (0, (3,), (0,), True),
+        (0, (3,), (-1,), False),
+        (-1, (3,), (1,), False),
+        (0, (3, 4), (4,), False),
+        (0, (0, 2**39), (1, 1), True),
+        (0, (0, 2**39, 2**39), (1, 1, 1), False),  # torch multiplies all sizes
+        (0, (0, 2**70), (1, 1), False),
+        (2**70, (0,), (1,), False),
+    ],
+)
+def test_a_tensor_lies_within_its_storage(
+    offset: int, size: tuple[int, ...], stride: tuple[int, ...], fits: bool
+) -> None:
+    storage = Storage("0", torch.float32, 12)
+    assert Place(storage, offset, size, stride).is_within() is fits
+    if fits:
+        tensor = torch.empty(0).set_(torch.zeros(12).untyped_storage(), offset, size, stride)
+        assert tuple(tensor.shape) == size

@@ -37,6 +37,7 @@ DTYPES = {
 # Read as JSON it takes 25 times as much memory. That of a model with 61 layers has 0.3 million.
 MAX_HEADER_BYTES = 2_000_000
 MAX_AXES = 8
+MAX_NUMBERS = 2**48  # of one tensor; torch counts bytes in 63 bits
 _ALIGNMENT = 64  # the data begins at a multiple of a cache line
 
 
@@ -161,6 +162,8 @@ def _check_entry(path: Path, name: str, entry: object) -> _Entry:
             )
     if spelling not in DTYPES:
         raise CheckpointError(f"{path}: {name!r} is of type {spelling}; known are {', '.join(DTYPES)}.")
+    if math.prod(max(1, size) for size in shape) > MAX_NUMBERS:  # also where another axis is 0
+        raise CheckpointError(f"{path}: {name!r} has the shape {tuple(shape)}, which no tensor can have.")
     needed = math.prod(shape) * DTYPES[spelling].itemsize
     if end - begin != needed:
         raise CheckpointError(

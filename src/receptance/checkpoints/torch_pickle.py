@@ -8,6 +8,7 @@ import is an error. Time and memory are bounded by its length.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +69,10 @@ class Place:
 
     def is_within(self) -> bool:
         """Whether every number of it is one of the storage's."""
-        if len(self.size) != len(self.stride) or not all(0 <= n < 2**40 for n in (self.offset, *self.size)):
+        numbers = (self.offset, *self.size, *self.stride)
+        if len(self.size) != len(self.stride) or not all(0 <= number < 2**40 for number in numbers):
             return False
-        if not all(0 <= step < 2**40 for step in self.stride):
+        if math.prod(max(1, n) for n in self.size) >= 2**48:  # also where another axis is 0
             return False
         last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
         return 0 in self.size or last < self.storage.count
