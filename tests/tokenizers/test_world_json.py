@@ -117,9 +117,9 @@ class TestWriting:
         self, theirs: Any, world: WorldTokenizer, unit: str
     ) -> None:
         text = unit * 10_000
-        start = time.perf_counter()
+        start = time.process_time()
         ids = theirs(text)["input_ids"]
-        assert time.perf_counter() - start < 10  # without cuts it is minutes
+        assert time.process_time() - start < 60  # without cuts it is minutes
         assert ids == world.encode(text)
 
     def test_token_0_ends_a_document_and_pads(self, folder: Path) -> None:
