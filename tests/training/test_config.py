@@ -12,7 +12,6 @@ from receptance.training import Config, DataConfig, ModelConfig, OptimizerConfig
     ("section", "keys", "message"),
     [
         (TrainingConfig, {"batch_size": 0, "max_steps": 1}, "batch_size"),
-        (TrainingConfig, {"batch_size": 1}, "would never end"),
         (TrainingConfig, {"batch_size": 1, "max_steps": 1, "gradient_clip": -1.0}, "gradient_clip"),
         (ModelConfig, {"num_layers": 2}, "num_layers and hidden_size are needed"),
         (
@@ -24,6 +23,11 @@ from receptance.training import Config, DataConfig, ModelConfig, OptimizerConfig
         (DataConfig, {"folder": Path("d"), "context": 0}, "context"),
         (OptimizerConfig, {"learning_rate": 1.0, "final_learning_rate": 0.1, "plateau": 1.5}, "plateau"),
         (OptimizerConfig, {"learning_rate": 1.0, "final_learning_rate": 0.1, "epsilon": 0.0}, "epsilon"),
+        (
+            OptimizerConfig,
+            {"learning_rate": 1.0, "final_learning_rate": 0.1, "warm_up_steps": 1, "warm_up_tokens": 1},
+            "choose one",
+        ),
         (RunConfig, {"folder": Path("r"), "seed": -1}, "seed"),
         (RunConfig, {"folder": Path("r"), "sead": 1}, "sead"),
     ],

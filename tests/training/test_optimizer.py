@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from receptance.errors import TrainingError
+from receptance.errors import ConfigError, TrainingError
 from receptance.models import RWKV4, RWKV4Config
-from receptance.training import OptimizerConfig
+from receptance.training import GroupConfig, OptimizerConfig
 from receptance.training.optimizer import MasterAdamW
 from tests.models.examples import example
 
@@ -117,6 +117,35 @@ def test_in_later_generations_only_projections_decay_and_decays_learn_fast(gener
     for name, parameter in model.named_parameters():
         step = torch.full_like(parameter, 2e-3 if name.endswith(f".{fast}") else 1e-3)
         assert_close(before[name] - parameter.detach(), step, rtol=2e-3, atol=0)
+
+
+def test_a_group_changes_the_rate_and_the_decay_of_what_it_names_and_the_first_that_fits_counts() -> None:
+    model = small_model()
+    before = values(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    groups = (
+        GroupConfig(parameters="blocks.0.att.*", multiplier=0.0, weight_decay=0.0),
+        GroupConfig(parameters="*.att.time_decay", multiplier=5.0, weight_decay=0.2),
+        GroupConfig(parameters="head.weight", multiplier=0.5),
+    )
+    rate = 1e-2
+    MasterAdamW(model, CONFIG, groups).step(rate)
+    for name, parameter in model.named_parameters():
+        times, decay = 1.0, 0.1 if parameter.ndim >= 2 else 0.0
+        if name.startswith("blocks.0.att."):
+            times, decay = 0.0, 0.0
+        elif name == "blocks.1.att.time_decay":
+            times, decay = 5.0, 0.2
+        elif name == "head.weight":
+            times = 0.5
+        expected = before[name] * (1 - rate * times * decay) - rate * times
+        assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_group_that_fits_no_parameter_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"'\*\.time_decai'.*such as"):
+        MasterAdamW(small_model(), CONFIG, (GroupConfig(parameters="*.time_decai"),))
 
 
 def test_the_norm_is_of_all_gradients_and_clipping_scales_them() -> None:

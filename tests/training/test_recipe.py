@@ -45,7 +45,11 @@ def test_defaults_are_those_of_the_published_models(recipe: Path) -> None:
     assert config.optimizer.betas == (0.9, 0.99)
     assert config.optimizer.epsilon == 1e-8
     assert config.optimizer.weight_decay == 0.0
-    assert (config.optimizer.time_decay_multiplier, config.optimizer.time_first_multiplier) == (2.0, 3.0)
+    assert {group.parameters: group.multiplier for group in config.groups} == {
+        "*.att.time_decay": 2.0,
+        "*.att.w0": 2.0,
+        "*.att.time_first": 3.0,
+    }
     assert config.training.gradient_clip == 1.0
     assert config.run.folder == Path("runs/x")
 
@@ -159,9 +163,45 @@ def test_a_bad_file_is_named_with_all_that_is_wrong_in_it(tmp_path: Path) -> Non
         "'data.folder' is missing",
         "[model] is missing",
         "[optimizer] is missing",
-        "would never end",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("tables", "parts"),
+    [
+        ("[[stages]]\nmax_steps = 1\n[[stages]]\n", ["stages[1]", "a stage needs an end"]),
+        ("[[stages]]\nmax_steps = 1\nmax_tokens = 1", ["stages[0]", "either max_steps or max_tokens"]),
+        ("[[stages]]\nmax_steps = 1\ncontext = -1", ["stages[0].context is -1", "greater than"]),
+        ("[[stages]]\nmax_stpes = 1", ["'stages[0].max_stpes'", "Did you mean 'stages.max_steps'"]),
+        ("[[groups]]\nmultiplier = 2", ["'groups[0].parameters' is missing"]),
+        ("[groups]\nmultiplier = 2", ["groups is {'multiplier': 2}", "array"]),
+    ],
+)
+def test_a_mistake_in_a_list_of_tables_is_named_with_its_number(
+    recipe: Path, tables: str, parts: list[str]
+) -> None:
+    recipe.write_text(SMALLEST + tables, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(recipe)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_stages_and_groups_are_saved_and_loaded(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(
+        SMALLEST.replace("max_steps = 3", "")  # the stages end the run
+        + '[[groups]]\nparameters = "*.bias"\nmultiplier = 0\nweight_decay = 0.5\n'
+        + "[[stages]]\nmax_tokens = 640\n[[stages]]\nmax_steps = 2\ncontext = 32\n",
+        encoding="utf-8",
+    )
+    config = load_config(recipe)
+    assert [stage.context for stage in config.stages] == [0, 32]
+    assert config.groups[0].weight_decay == 0.5
+    save_config(config, tmp_path / "saved.toml")
+    assert load_config(tmp_path / "saved.toml") == config
+    with pytest.raises(ConfigError, match="only the recipe can change"):
+        load_config(recipe, ["--stages.context=3"])
 
 
 @pytest.mark.parametrize(

@@ -150,9 +150,6 @@ def test_a_finished_run_stays_as_it_is_until_it_is_given_more(make_config: MakeC
     [
         "--run.seed=5",
         "--model.num_layers=3",
-        "--data.context=12",
-        "--training.batch_size=2",
-        "--training.accumulation=3",
         "--training.dtype=bfloat16",
     ],
 )
@@ -162,6 +159,28 @@ def test_going_on_cannot_change_what_was_computed(make_config: MakeConfig, overr
     key = override.removeprefix("--").partition("=")[0]
     with pytest.raises(ConfigError, match=rf"{key} is .* was trained with .*model\.initial="):
         train(resume_config(config.run.folder, [override, "--training.max_steps=2"]), resume=True)
+
+
+@pytest.mark.parametrize(
+    "override", ["--data.context=12", "--training.batch_size=2", "--training.accumulation=3"]
+)
+def test_going_on_cannot_change_what_was_read(make_config: MakeConfig, override: str) -> None:
+    config = make_config(max_steps=1)
+    train(config)
+    key = override.removeprefix("--").partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"{key}.*took its first 1 steps.*further \[\[stages\]\]"):
+        train(resume_config(config.run.folder, [override, "--training.max_steps=2"]), resume=True)
+
+
+def test_a_run_goes_on_in_a_stage_that_was_added_to_it(make_config: MakeConfig) -> None:
+    config = make_config(max_steps=2)
+    train(config)
+    path = config.run.folder / "config.toml"
+    further = "\n[[stages]]\nmax_steps = 2\n[[stages]]\nmax_steps = 2\ncontext = 48\n"
+    text = path.read_text(encoding="utf-8").replace("max_steps = 2", "max_steps = 0")
+    path.write_text(text.replace("stages = []", "") + further, encoding="utf-8")
+    result = train(resume_config(config.run.folder), resume=True)
+    assert (result.step, result.tokens) == (4, 2 * 4 * 24 + 2 * 4 * 48)
 
 
 def test_going_on_needs_the_same_text(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from receptance import checkpoints
-from receptance.data import open_split, prepare, read_description
+from receptance.data import Windows, open_split, prepare, read_description
+from receptance.data.windows import Batch
 from receptance.errors import TrainingError
-from receptance.training import Config, Progress, Result, train
+from receptance.training import Config, Progress, Result, StageConfig, train
 from receptance.training.metrics import Record, read_metrics
 from tests.training.conftest import MakeConfig
 
@@ -51,7 +52,18 @@ def test_a_short_text_is_learnt_by_heart(tmp_path: Path, make_config: MakeConfig
     assert result.validation is None  # nothing was held back
 
 
-def test_accumulated_batches_give_the_gradient_of_one_large_batch(make_config: MakeConfig) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_accumulated_batches_give_the_gradient_of_one_large_batch(
+    make_config: MakeConfig, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if masked:  # so that the parts of a step have unlike numbers of targets that count, one of them none
+        whole_samples = Windows.samples
+
+        def masked_samples(self: Windows, first: int, count: int) -> Batch:
+            tokens, targets = whole_samples(self, first, count)
+            return tokens, np.where(tokens.sum(axis=1, keepdims=True) % 3 == 0, -100, targets)
+
+        monkeypatch.setattr(Windows, "samples", masked_samples)
     whole = make_config(batch_size=8, max_logit_weight=1e-2)
     parts = elsewhere(whole, "parts")
     parts = replace(parts, training=replace(parts.training, batch_size=2, accumulation=4))
@@ -121,6 +133,16 @@ def test_every_step_is_reported_and_logged(make_config: MakeConfig) -> None:
     ]
     assert records[1]["loss"] == seen[2].loss
     assert (result.step, result.tokens, result.interrupted) == (6, 576, False)
+
+
+def test_each_stage_reads_samples_of_its_own_context_and_batch_size(make_config: MakeConfig) -> None:
+    seen: list[Progress] = []
+    stages = (StageConfig(max_steps=2), StageConfig(max_tokens=200, context=48, batch_size=2, accumulation=2))
+    config = replace(make_config(max_steps=0, max_tokens=10**6), stages=stages)
+    result = train(config, report=seen.append)
+    assert [progress.tokens for progress in seen] == [96, 192, 384, 576]
+    assert seen[-1].learning_rate == pytest.approx(config.optimizer.final_learning_rate)
+    assert (result.step, result.interrupted) == (4, False)
 
 
 @pytest.mark.parametrize(

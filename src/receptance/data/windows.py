@@ -54,9 +54,13 @@ class Windows:
 
         The same arguments give the same batch in any process, at any time. Samples go on over epochs.
         """
-        if index < 0 or batch_size < 1:
-            raise ConfigError(f"batch {index} of size {batch_size}: the first is 0, the smallest size is 1.")
-        starts = self.starts(np.arange(index * batch_size, (index + 1) * batch_size))
+        return self.samples(index * batch_size, batch_size)
+
+    def samples(self, first: int, count: int) -> Batch:
+        """Return (tokens, targets) of so many samples from one on: what `batch` returns, of any beginning."""
+        if first < 0 or count < 1:
+            raise ConfigError(f"{count} samples from {first} on: the first is 0, the fewest are 1.")
+        starts = self.starts(np.arange(first, first + count))
         ring = (starts[:, None] + np.arange(self.context + 1)) % self.store.tokens
         return _split(self.store.flat[ring])
 

@@ -3,9 +3,11 @@
 from receptance.training.config import (
     Config,
     DataConfig,
+    GroupConfig,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
+    StageConfig,
     TrainingConfig,
 )
 from receptance.training.recipe import load_config, save_config
@@ -16,11 +18,13 @@ from receptance.training.trainer import Progress, Result, Validation
 __all__ = [
     "Config",
     "DataConfig",
+    "GroupConfig",
     "ModelConfig",
     "OptimizerConfig",
     "Progress",
     "Result",
     "RunConfig",
+    "StageConfig",
     "TrainingConfig",
     "Validation",
     "load_config",

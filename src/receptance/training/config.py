@@ -19,6 +19,9 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+# Keys of [model] that are no size of a fresh model.
+NO_SIZES = ("initial", "generation", "dropout")
+
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -44,8 +47,9 @@ class ModelConfig:
     A size of 0 is what is usual for the generation; one that the generation does not have is an error.
     """
 
-    initial: Path | None = None
+    initial: str | Path | None = None  # a file or folder of any known format, or ORG/NAME on a hub
     generation: Literal["4", "5", "6", "7"] = "4"
+    version: Literal["5.0", "5.1", "5.2"] | None = None  # of RWKV-5; None: 5.2
     num_layers: Count = 0
     hidden_size: Count = 0
     attention_size: Count = 0  # 0: hidden_size
@@ -57,10 +61,11 @@ class ModelConfig:
     in_context_rank: Count = 0
     value_rank: Count = 0
     gate_rank: Count = 0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # see LanguageModel.dropout; also beside initial
 
     @model_validator(mode="after")
     def _fresh_or_initial(self) -> ModelConfig:
-        sizes = (field.name for field in fields(self) if field.name not in ("initial", "generation"))
+        sizes = (field.name for field in fields(self) if field.name not in NO_SIZES)
         given = [name for name in sizes if getattr(self, name)]
         if self.initial is not None and given:
             raise ValueError(f"initial brings its own sizes, so {', '.join(given)} cannot be set beside it")
@@ -81,7 +86,8 @@ class DataConfig:
 class TrainingConfig:
     """`[training]`: how much is computed, in which numbers, and what is kept of it.
 
-    A step reads `batch_size * accumulation` samples. The run ends at the first of the bounds it was given.
+    A step reads `batch_size * accumulation` samples. The run ends at the first of the bounds it was given,
+    its `[[stages]]` among them.
     With `max_minutes` the learning rate depends on the clock, so such a run cannot be repeated exactly.
     """
 
@@ -99,30 +105,78 @@ class TrainingConfig:
     save_every: Count = 1000  # steps; 0: at the end alone
     log_every: Positive = 1  # steps
 
-    @model_validator(mode="after")
-    def _bounded(self) -> TrainingConfig:
-        if not (self.max_steps or self.max_tokens or self.max_minutes):
-            raise ValueError("the run would never end: set max_steps, max_tokens or max_minutes")
-        return self
-
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimizerConfig:
-    """`[optimizer]`: AdamW, and a learning rate that stays, then falls exponentially.
+    """`[optimizer]`: AdamW, and a learning rate that warms up, stays, then falls.
 
-    The defaults are those of the published RWKV-4 models (arxiv.org/abs/2305.13048, appendix G), whose
-    trainer learns decays twice and bonuses three times as fast as the rest.
+    After `plateau`, a share of the run, it falls from `learning_rate` to `final_learning_rate`:
+    `exponential` as for the published RWKV-4, `cosine` as for RWKV-5 to 7, `linear`, or `square_root`
+    (1 - sqrt, arxiv.org/abs/2405.18392), which with a long plateau is warm-up, stable, decay. While it warms
+    up it does not fall. The defaults are those of RWKV-4 (arxiv.org/abs/2305.13048, appendix G).
     """
 
     learning_rate: Amount
     final_learning_rate: Amount
+    schedule: Literal["exponential", "cosine", "linear", "square_root"] = "exponential"
     plateau: Share = 0.0  # share of the run before the learning rate begins to fall
-    warm_up_steps: Count = 0  # steps over which it rises from a fifth
+    warm_up_steps: Count = 0
+    warm_up_tokens: Count = 0  # instead of steps
+    warm_up_start: Share = 0.2  # share of the learning rate with which the first step is taken
     betas: tuple[Beta, Beta] = (0.9, 0.99)
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Amount = 0.0  # on matrices alone
-    time_decay_multiplier: Amount = 2.0  # times the learning rate, for the parameters of that name
-    time_first_multiplier: Amount = 3.0
+    weight_decay: Amount = 0.0  # on `.weight` matrices alone; see [[groups]] for others
+
+    @model_validator(mode="after")
+    def _one_warm_up(self) -> OptimizerConfig:
+        if self.warm_up_steps and self.warm_up_tokens:
+            raise ValueError("warm_up_steps and warm_up_tokens are both set: choose one")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class GroupConfig:
+    """`[[groups]]`: parameters that learn otherwise than the rest; the first group that fits counts.
+
+    Recipes name those of the published trainers; without any `[[groups]]`, these hold for all generations.
+    """
+
+    parameters: str  # a pattern over whole names, such as "*.time_decay" or "blocks.0.*"
+    multiplier: Amount = 1.0  # times the learning rate
+    weight_decay: Amount | None = None  # None: as without the group
+
+
+# The trainers of RWKV-LM learn decays twice and bonuses three times as fast as the rest.
+PUBLISHED_GROUPS = (
+    GroupConfig(parameters="*.att.time_decay", multiplier=2.0),
+    GroupConfig(parameters="*.att.w0", multiplier=2.0),
+    GroupConfig(parameters="*.att.time_first", multiplier=3.0),
+)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class StageConfig:
+    """`[[stages]]`: parts of a run, one after the other: longer contexts, larger batches.
+
+    A stage lasts for `max_steps` or `max_tokens`; what it leaves out is as in the other sections. With
+    `learning_rate`, `final_learning_rate` or `plateau` it has a schedule of its own, over the stage alone:
+    that of `[optimizer]` with these keys changed. The others share the run's.
+    """
+
+    max_steps: Count = 0
+    max_tokens: Count = 0
+    context: Count = 0
+    batch_size: Count = 0
+    accumulation: Count = 0
+    learning_rate: Amount | None = None
+    final_learning_rate: Amount | None = None
+    plateau: Share | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> StageConfig:
+        if bool(self.max_steps) == bool(self.max_tokens):
+            raise ValueError("a stage needs an end: either max_steps or max_tokens")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -134,3 +188,12 @@ class Config:
     data: DataConfig
     training: TrainingConfig
     optimizer: OptimizerConfig
+    groups: tuple[GroupConfig, ...] = PUBLISHED_GROUPS
+    stages: tuple[StageConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Config:
+        training = self.training
+        if not (self.stages or training.max_steps or training.max_tokens or training.max_minutes):
+            raise ValueError("[training]: the run would never end: set max_steps, max_tokens or max_minutes")
+        return self

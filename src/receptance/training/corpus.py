@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ class Corpus:
 
     folder: Path
     description: Description
-    training: Windows
+    training: Mapping[int, Windows]  # by their context, of which each stage of a run has one
     validation: Windows | None  # None where nothing was held back
 
     def bits_per_byte(self, nats_per_token: float, split: str) -> float:
@@ -50,7 +51,7 @@ class Corpus:
                 f"{needed.tokenizer!r}, which has {needed.vocabulary_size:,}. Leave model.vocabulary_size "
                 "out, or prepare the text again with the model's tokenizer."
             )
-        for windows in (self.training, self.validation):
+        for windows in (*self.training.values(), self.validation):
             if windows is not None:
                 windows.store.check_vocabulary(needed.vocabulary_size)
 
@@ -78,8 +79,8 @@ class Corpus:
                 temporary.write_bytes(contents)
 
 
-def open_corpus(config: DataConfig, seed: int) -> Corpus:
-    """Open a prepared folder for training.
+def open_corpus(config: DataConfig, seed: int, contexts: Collection[int] = ()) -> Corpus:
+    """Open a prepared folder for training, in samples of the given contexts; without any, of the config's.
 
     Raises DataError where it is unfinished or damaged, or its training split is smaller than one sample.
     """
@@ -88,7 +89,9 @@ def open_corpus(config: DataConfig, seed: int) -> Corpus:
     return Corpus(
         folder=config.folder,
         description=description,
-        training=Windows(store, context=config.context, seed=seed),
+        training={
+            context: Windows(store, context=context, seed=seed) for context in contexts or (config.context,)
+        },
         validation=_validation(config, description),
     )
 

@@ -9,14 +9,15 @@ would be lost. So each such weight is a rounded copy of its float32 master, made
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from receptance.errors import TrainingError
-from receptance.training.config import OptimizerConfig
+from receptance.errors import ConfigError, TrainingError
+from receptance.training.config import PUBLISHED_GROUPS, GroupConfig, OptimizerConfig
 
 # What torch's AdamW keeps of each parameter; "step" is a scalar, the others are as large as the parameter.
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -25,18 +26,22 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 class MasterAdamW:
     """AdamW over float32 masters, with the parameter groups of the RWKV recipes.
 
-    Weight decay holds for `.weight` matrices alone: the embedding, the head and the projections. `time_decay`
-    (in RWKV-7 `w0`) and `time_first` learn faster by their multipliers.
+    Weight decay holds for `.weight` matrices alone: the embedding, the head and the projections. A group may
+    say otherwise, and gives its parameters another learning rate.
     After each backward pass call `collect`, after the last one of a step `step`.
+
+    Raises ConfigError where a group of one's own fits no parameter of the model.
     """
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+    def __init__(
+        self, model: nn.Module, config: OptimizerConfig, groups: Sequence[GroupConfig] = PUBLISHED_GROUPS
+    ) -> None:
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._masters = {name: _master(weight) for name, weight in self._weights.items()}
         self._rounded = [name for name in self._weights if self._masters[name] is not self._weights[name]]
         self._multipliers: list[float] = []
         self._optimizer = torch.optim.AdamW(
-            self._groups(config), betas=config.betas, eps=config.epsilon, lr=0.0, fused=True
+            self._groups(config, groups), betas=config.betas, eps=config.epsilon, lr=0.0, fused=True
         )
         for master in self._masters.values():  # torch would wait for the first step
             self._optimizer.state[master] = {
@@ -45,21 +50,21 @@ class MasterAdamW:
                 "exp_avg_sq": torch.zeros_like(master),
             }
 
-    def _groups(self, config: OptimizerConfig) -> list[dict[str, Any]]:
+    def _groups(self, config: OptimizerConfig, groups: Sequence[GroupConfig]) -> list[dict[str, Any]]:
         """Put parameters that share weight decay and multiplier into one group each."""
-        groups: dict[tuple[float, float], list[Tensor]] = {}
-        named = {
-            "time_decay": config.time_decay_multiplier,
-            "w0": config.time_decay_multiplier,
-            "time_first": config.time_first_multiplier,
-        }
+        if groups != PUBLISHED_GROUPS:  # which are for all generations
+            _check_patterns(groups, self._masters)
+        members: dict[tuple[float, float], list[Tensor]] = {}
         for name, master in self._masters.items():
             is_projection = master.ndim >= 2 and name.endswith(".weight")
-            decay = config.weight_decay if is_projection else 0.0
-            multiplier = named.get(name.rpartition(".")[2], 1.0)
-            groups.setdefault((decay, multiplier), []).append(master)
-        self._multipliers = [multiplier for _, multiplier in groups]
-        return [{"params": masters, "weight_decay": decay} for (decay, _), masters in groups.items()]
+            decay, multiplier = config.weight_decay if is_projection else 0.0, 1.0
+            group = next((group for group in groups if fnmatchcase(name, group.parameters)), None)
+            if group is not None:
+                multiplier = group.multiplier
+                decay = decay if group.weight_decay is None else group.weight_decay
+            members.setdefault((decay, multiplier), []).append(master)
+        self._multipliers = [multiplier for _, multiplier in members]
+        return [{"params": masters, "weight_decay": decay} for (decay, _), masters in members.items()]
 
     @torch.no_grad()
     def collect(self) -> None:
@@ -134,6 +139,17 @@ class MasterAdamW:
             for key, value in self._optimizer.state[master].items():
                 value.copy_(tensors[f"{key}.{name}"])
         self._round()
+
+
+def _check_patterns(groups: Sequence[GroupConfig], names: Iterable[str]) -> None:
+    """Raise ConfigError for a group that fits no parameter."""
+    names = list(names)
+    for group in groups:
+        if not any(fnmatchcase(name, group.parameters) for name in names):
+            raise ConfigError(
+                f"[[groups]]: parameters is {group.parameters!r}, but that fits no parameter of the model. "
+                f"They have names such as {names[len(names) // 2]!r}; * stands for any part of one."
+            )
 
 
 def _master(weight: Tensor) -> Tensor:

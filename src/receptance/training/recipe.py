@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
@@ -78,6 +79,10 @@ def _override(tables: Tables, overrides: Sequence[str]) -> frozenset[str]:
         section, dot, name = key.partition(".")
         if not (dot and section and name and value):
             raise ConfigError(f"{word!r} changes nothing. Write --section.key=value, such as --run.seed=1.")
+        if get_origin(_SECTIONS.get(section)) is tuple:
+            raise ConfigError(
+                f"{word!r}: [[{section}]] is a list of tables, which only the recipe can change."
+            )
         table = tables.setdefault(section, {})
         if not isinstance(table, dict):
             raise ConfigError(f"[{section}] is {table!r} in the recipe, but it must be a table.")
@@ -100,7 +105,10 @@ def _parsed(section: str, name: str, value: str) -> object:
 
 def _keys(section: str) -> Mapping[str, Any]:
     """Return the keys of a section with their types; none where there is no such section."""
-    return get_type_hints(_SECTIONS[section]) if section in _SECTIONS else {}
+    if section not in _SECTIONS:
+        return {}
+    hint = _SECTIONS[section]
+    return get_type_hints(get_args(hint)[0] if get_origin(hint) is tuple else hint)
 
 
 def _checked(tables: Tables, *, source: str, overridden: frozenset[str]) -> Config:
@@ -119,12 +127,17 @@ def _checked(tables: Tables, *, source: str, overridden: frozenset[str]) -> Conf
 
 def _complaint(detail: ErrorDetails, source: str, overridden: frozenset[str]) -> str:
     """Say in one line which key is wrong, what came, and what was needed."""
-    place = [str(part) for part in detail["loc"]]
+    place: list[str] = []
+    for part in detail["loc"]:
+        if isinstance(part, int) and len(place) == 1:  # one of a list of tables
+            place[0] += f"[{part}]"
+        else:
+            place.append(str(part))
     key = ".".join(place[:2])
     kind, came, needed = detail["type"], detail["input"], detail["msg"]
     where = "command line" if any(f"{name}.".startswith(f"{key}.") for name in overridden) else source
     if kind == "value_error":  # from a section's own check, which any key of it may have caused
-        return f"{source}: [{key}]: {needed.removeprefix('Value error, ')}."
+        return f"{source}: {f'[{key}]: ' if key else ''}{needed.removeprefix('Value error, ')}."
     if kind == "unexpected_keyword_argument":
         return f"{where}: there is no key {key!r}.{_suggestion(key)}"
     if kind == "missing" and len(place) == 1:
@@ -144,6 +157,7 @@ def _suggestion(key: str) -> str:
     known = list(_SECTIONS)
     for section in _SECTIONS:
         known.extend(f"{section}.{name}" for name in _keys(section))
+    key = re.sub(r"\[\d+\]", "", key)
     same_name = [other for other in known if "." in other and other.split(".")[1] == key.split(".")[-1]]
     for other in (*same_name, *difflib.get_close_matches(key, known, n=1)):
         return f" Did you mean {other!r}?"

@@ -1,15 +1,14 @@
-"""How far a run is, and the learning rate that follows from it: a plateau, then an exponential fall.
+"""How far a run is, and the learning rate that follows from it: a rise, a plateau, a fall.
 
-The published RWKV-4 models were trained this way (arxiv.org/abs/2305.13048, appendix G). What the paper calls
-"warmup" is the plateau.
+The published RWKV-4 models fall exponentially (arxiv.org/abs/2305.13048, appendix G; what the paper calls
+"warmup" is the plateau), RWKV-5 to 7 along a cosine (arxiv.org/abs/2404.05892, 2503.14456).
 """
 
 from __future__ import annotations
 
-from receptance.training.config import OptimizerConfig, TrainingConfig
+import math
 
-# The rate at which a warm-up begins, as a share of the full one: that of RWKV-LM's v4neo trainer.
-WARM_UP_START = 0.2
+from receptance.training.config import OptimizerConfig, TrainingConfig
 
 
 def progress(bounds: TrainingConfig, *, steps: int, tokens: int, seconds: float) -> float:
@@ -24,22 +23,32 @@ def progress(bounds: TrainingConfig, *, steps: int, tokens: int, seconds: float)
     return min(done, 1.0)
 
 
-def learning_rate(config: OptimizerConfig, *, step: int, progress: float) -> float:
-    """Return the learning rate of a step, counted from 0, after which the run has come to `progress`.
+def learning_rate(config: OptimizerConfig, *, progress: float, warm_up: float = 1.0) -> float:
+    """Return the learning rate of a step after which its schedule has come to `progress`, from 0 to 1.
 
-    With x the share of the way from the plateau's end to the run's end it is `start * (end / start) ** x`,
-    or linear where one of the two is zero, since no power reaches zero.
+    warm_up  share of the warm-up that lay behind the step
+
+    With x the share of the way from the plateau's end it is `start * (end / start) ** x` if exponential,
+    `end + (start - end) * f(x)` otherwise.
     """
-    start, end = config.learning_rate, config.final_learning_rate
     fall = 0.0
     if progress > config.plateau:
         fall = (progress - config.plateau) / (1 - config.plateau)
-    if fall == 0.0:
-        rate = start
-    elif start == 0.0 or end == 0.0:
-        rate = start + (end - start) * fall
-    else:
-        rate = start * (end / start) ** fall
-    if step < config.warm_up_steps:
-        rate *= WARM_UP_START + (1 - WARM_UP_START) * step / config.warm_up_steps
+    rate = _fallen(config, fall)
+    if warm_up < 1.0:
+        rate *= config.warm_up_start + (1 - config.warm_up_start) * warm_up
     return rate
+
+
+def _fallen(config: OptimizerConfig, fall: float) -> float:
+    """Return the learning rate at a share of its way down."""
+    start, end = config.learning_rate, config.final_learning_rate
+    if config.schedule == "exponential" and start and end:
+        return start * math.pow(end / start, fall)
+    if config.schedule == "cosine":
+        kept = 0.5 + 0.5 * math.cos(math.pi * fall)
+    elif config.schedule == "square_root":
+        kept = 1 - math.sqrt(fall)
+    else:  # linear; so is an exponential fall to or from zero, which no power reaches
+        kept = 1 - fall
+    return end + (start - end) * kept

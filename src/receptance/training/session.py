@@ -19,18 +19,16 @@ from receptance.training.corpus import Corpus, open_corpus
 from receptance.training.metrics import Record, read_metrics, rewind_metrics
 from receptance.training.optimizer import MasterAdamW
 from receptance.training.plot import plot_loss
-from receptance.training.recipe import config_to_tables, load_config, save_config
+from receptance.training.recipe import config_from_tables, config_to_tables, load_config, save_config
 from receptance.training.run_folder import RunFolder
 from receptance.training.snapshot import Position, Snapshot, load_snapshot
+from receptance.training.timetable import Timetable
 from receptance.training.trainer import Progress, Result, Trainer, Validation
 
 # What decides which numbers a run has computed so far; it goes on with the same, or not at all.
 FIXED = (
     "run.seed",
     *(f"model.{field.name}" for field in fields(ModelConfig)),
-    "data.context",
-    "training.batch_size",
-    "training.accumulation",
     "training.dtype",
 )
 
@@ -54,7 +52,8 @@ def train(
     folder = RunFolder(config.run.folder)
     if not resume:
         folder.refuse_if_used()
-    corpus = open_corpus(config.data, config.run.seed)
+    contexts = {stage.context for stage in Timetable(config).stages}
+    corpus = open_corpus(config.data, config.run.seed, contexts)
     trainer = _resumed(config, folder, corpus) if resume else _started(config, folder, corpus)
     result = trainer.run(report, stop)
     plot_loss(read_metrics(folder.metrics), folder.plot, title=_title(folder, trainer.model))
@@ -85,7 +84,7 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
         model = initial.model
     corpus.check_vocabulary(model.config.vocabulary_size)
     model = _placed(model, config)
-    optimizer = MasterAdamW(model, config.optimizer)
+    optimizer = MasterAdamW(model, config.optimizer, config.groups)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         save_config(config, folder.config)
@@ -103,7 +102,7 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
     _check_same_run(config, corpus, snapshot, folder)
     model = _placed(_without_numbers(**snapshot.model), config)
     corpus.check_vocabulary(model.config.vocabulary_size)
-    optimizer = MasterAdamW(model, config.optimizer)
+    optimizer = MasterAdamW(model, config.optimizer, config.groups)
     try:
         optimizer.load_state(snapshot.tensors)
     except TrainingError as error:
@@ -125,7 +124,8 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
 def _fresh_model(config: Config, vocabulary_size: int) -> AnyModel:
     """Return a model of the recipe's sizes with the starting values that the seed decides."""
     sizes = asdict(config.model)
-    del sizes["initial"]
+    for name in ("initial", "dropout"):
+        del sizes[name]
     given = {name: value for name, value in sizes.items() if value}
     known = {field.name for field in fields(GENERATIONS[config.model.generation].config)}
     for name in given.keys() - known - {"generation"}:
@@ -157,6 +157,7 @@ def _check_same_run(config: Config, corpus: Corpus, snapshot: Snapshot, folder: 
             f"{corpus.folder} holds {corpus.identity()}, but the run in {folder.path} was trained on "
             f"{dict(snapshot.data)}. Set --data.folder to that text, or start a new run."
         )
+    _check_same_batches(config, snapshot, folder)
     wanted, had = config_to_tables(config), snapshot.recipe
     for key in FIXED:
         section, _, name = key.partition(".")
@@ -167,6 +168,17 @@ def _check_same_run(config: Config, corpus: Corpus, snapshot: Snapshot, folder: 
                 f"cannot change that. Start a new run; model.initial={folder.checkpoint} begins where this "
                 "one ended."
             )
+
+
+def _check_same_batches(config: Config, snapshot: Snapshot, folder: RunFolder) -> None:
+    """Raise ConfigError where the steps until now would have read other samples."""
+    before = config_from_tables(dict(snapshot.recipe), source=str(folder.snapshot))
+    if not Timetable(config).read_alike(Timetable(before), snapshot.position.step):
+        raise ConfigError(
+            "data.context, training.batch_size, training.accumulation or [[stages]] are not those with which "
+            f"the run in {folder.path} took its first {snapshot.position.step:,} steps, and going on cannot "
+            "change that. Change them from the next step on by a further [[stages]] in its config.toml."
+        )
 
 
 def _last_validation(records: Sequence[Record]) -> Validation | None:

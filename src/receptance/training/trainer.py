@@ -19,6 +19,7 @@ from receptance import checkpoints, kernels
 from receptance.data.description import TRAIN, VALIDATION
 from receptance.data.windows import Batch
 from receptance.errors import CheckpointError, TrainingError
+from receptance.kernels.cross_entropy_autograd import IGNORED
 from receptance.models import AnyModel
 from receptance.training.config import Config
 from receptance.training.corpus import Corpus
@@ -26,8 +27,8 @@ from receptance.training.metrics import MetricsLog, Record
 from receptance.training.optimizer import MasterAdamW
 from receptance.training.recipe import config_to_tables
 from receptance.training.run_folder import RunFolder
-from receptance.training.schedule import learning_rate, progress
 from receptance.training.snapshot import Position, Snapshot
+from receptance.training.timetable import Timetable
 
 # What a step tells its watcher and not the log.
 PASSING = ("share", "seconds_left", "validation")
@@ -101,13 +102,12 @@ class Trainer:
         self.corpus = corpus
         self.folder = folder
         self.position = position
+        self.timetable = Timetable(config)
         self._saved_step = saved_step  # of the snapshot in the folder, if there is one
         self._validation = validation  # the last one, of whatever session
         self._start = position
-        self._share_at_start = progress(
-            config.training, steps=position.step, tokens=position.tokens, seconds=position.seconds
-        )
         self._started = time.monotonic()
+        self._share_at_start = self._share()
 
         def loss(tokens: Tensor, targets: Tensor, max_logit_weight: float) -> tuple[Tensor, Tensor]:
             hidden, _ = model.features(tokens)
@@ -147,10 +147,9 @@ class Trainer:
         training, before = self.config.training, self.position
         began = time.monotonic()
         loss = self._gradients(before.step)
-        read = training.batch_size * training.accumulation * self.config.data.context
-        after = Position(step=before.step + 1, tokens=before.tokens + read, seconds=self._seconds())
-        share = self._share(after)
-        rate = learning_rate(self.config.optimizer, step=before.step, progress=share)
+        tokens = self.timetable.tokens_after(before.step + 1)
+        after = Position(step=before.step + 1, tokens=tokens, seconds=self._seconds())
+        rate = self.timetable.learning_rate(before.step, after.seconds)
         try:
             norm = self.optimizer.step(rate, training.gradient_clip)
         except TrainingError as error:
@@ -164,7 +163,7 @@ class Trainer:
             bits_per_byte=self.corpus.bits_per_byte(loss, TRAIN),
             learning_rate=rate,
             gradient_norm=norm,
-            tokens_per_second=read / max(time.monotonic() - began, 1e-9),
+            tokens_per_second=(tokens - before.tokens) / max(time.monotonic() - began, 1e-9),
             share=self._share(),
             seconds_left=self._seconds_left(),
             validation=None,
@@ -175,17 +174,22 @@ class Trainer:
         return done
 
     def _gradients(self, step: int) -> float:
-        """Collect the gradients of a step, and return its loss in nats per token."""
-        training = self.config.training
+        """Collect the gradients of a step, and return its loss: nats per token over all that count."""
+        stage = self.timetable.stage(step)
+        windows = self.corpus.training[stage.context]
+        batches = [
+            windows.samples(stage.sample(step, part), stage.batch_size) for part in range(stage.accumulation)
+        ]
+        counts = [int((targets != IGNORED).sum()) for _, targets in batches]
+        total = max(sum(counts), 1)
         losses = []
-        for part in range(training.accumulation):
-            index = step * training.accumulation + part
-            tokens, targets = self._on_device(self.corpus.training.batch(index, training.batch_size))
-            loss, nats = self._loss(tokens, targets, training.max_logit_weight)
-            (loss / training.accumulation).backward()  # type: ignore[no-untyped-call]
+        for batch, count in zip(batches, counts, strict=True):
+            tokens, targets = self._on_device(batch)
+            loss, nats = self._loss(tokens, targets, self.config.training.max_logit_weight)
+            (loss * (count / total)).backward()  # type: ignore[no-untyped-call]
             self.optimizer.collect()
-            losses.append(nats)
-        mean = float(torch.stack(losses).double().mean())
+            losses.append(nats.double() * (count / total))
+        mean = float(torch.stack(losses).sum())
         if not math.isfinite(mean):
             raise TrainingError(f"{self._place(step + 1)}: the loss is {mean}. {self._way_back()}")
         return mean
@@ -200,9 +204,10 @@ class Trainer:
         for batch in self.corpus.validation.sequential(training.batch_size, training.validation_tokens):
             tokens, targets = self._on_device(batch)
             _, nats = self._eager_loss(tokens, targets, 0.0)
-            total += float(nats) * targets.numel()
-            count += targets.numel()
-        loss = total / count
+            counted = int((targets != IGNORED).sum())
+            total += float(nats) * counted
+            count += counted
+        loss = total / max(count, 1)
         if not math.isfinite(loss):
             raise TrainingError(
                 f"{self._place(self.position.step)}: the validation loss is {loss}. {self._way_back()}"
@@ -272,10 +277,9 @@ class Trainer:
         """Time spent on the run until now."""
         return self._start.seconds + time.monotonic() - self._started
 
-    def _share(self, position: Position | None = None) -> float:
+    def _share(self) -> float:
         """How much of the run is done, from 0 to 1."""
-        at = position or self.position
-        return progress(self.config.training, steps=at.step, tokens=at.tokens, seconds=self._seconds())
+        return self.timetable.progress(steps=self.position.step, seconds=self._seconds())
 
     def _seconds_left(self) -> float:
         """Estimate the time to the end from the pace of this session."""
