@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from benchmarks.packed import reading
-from benchmarks.report import add_numbers, add_output, processor, publish
-from benchmarks.timing import Run, line, seconds
+from benchmarks.report import add_numbers, add_output, line, publish
 from receptance import native
+from receptance.inference.machine import processor, reading
+from receptance.inference.timing import Run, take_turns
 from receptance.models import RWKV4, RWKV7, AnyModel, RWKV4Config, RWKV7Config
 from receptance.quantization.arena import Arena
 from receptance.quantization.packed import FORMATS, Format
@@ -62,7 +62,7 @@ def row(name: str, model: AnyModel, matrix_format: Format, threads: int, turns: 
         "batch": reading_text(packed, BATCH, 1),
         "prefill": reading_text(packed, 1, PREFILL),
     }
-    taken = seconds(cases, turns)
+    taken = take_turns(cases, turns)
     best = {case: min(times) for case, times in taken.items()}
     return line(
         f"{name}, {matrix_format}",

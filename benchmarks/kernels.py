@@ -23,9 +23,10 @@ from torch import Tensor
 
 from benchmarks import matrix
 from benchmarks.limits import addition
-from benchmarks.report import add_numbers, add_output, processor, publish
-from benchmarks.timing import Run, line, milliseconds, seconds
+from benchmarks.report import add_numbers, add_output, line, milliseconds, publish
 from receptance import kernels, native
+from receptance.inference.machine import processor
+from receptance.inference.timing import Run, take_turns
 
 Function = Callable[..., Tensor]
 
@@ -110,7 +111,7 @@ def wkv4_table(batch: int, time: int, channel: int, turns: int) -> Iterator[str]
         for name in ROWS:
             cases[f"{name}, forward"] = forward(name, inputs)
             cases[f"{name}, both"] = forward_and_backward(name, inputs)
-        taken = seconds(cases, turns)
+        taken = take_turns(cases, turns)
         short = str(dtype).removeprefix("torch.")
         both = (milliseconds(taken["forward"]), milliseconds(taken["both"]))
         yield line(f"{short}: torch.add of as many bytes", *both[0], "1", *both[1], "1")
@@ -129,7 +130,7 @@ def linearity_table(channel: int, turns: int) -> Iterator[str]:
         str(time): forward_and_backward(BEST, wkv4_inputs(1, time, channel, torch.float32))
         for time in lengths
     }
-    taken = seconds(cases, turns)
+    taken = take_turns(cases, turns)
     yield ""
     yield f"## Linear in the length: WKV-4 forward + backward, batch 1, {channel} channels, float32"
     yield ""
@@ -148,7 +149,7 @@ def linearity_table(channel: int, turns: int) -> Iterator[str]:
 def one_token_table(channel: int, turns: int) -> Iterator[str]:
     """Yield the cost of the call that generation makes in every layer."""
     inputs = wkv4_inputs(1, 1, channel, torch.float32)
-    taken = seconds({name: forward(name, inputs) for name in ROWS}, turns)
+    taken = take_turns({name: forward(name, inputs) for name in ROWS}, turns)
     yield ""
     yield f"## One token: WKV-4 forward, batch 1, {channel} channels, float32, Python included"
     yield ""
@@ -186,7 +187,7 @@ def cross_entropy_table(tokens: int, vocabulary: int, channel: int, turns: int) 
         cases: dict[str, Run] = {"the three products alone": products(*(leaf.detach() for leaf in leaves))}
         for name, function in functions.items():
             cases[name] = partial(loss_with_gradients, function, leaves, targets)
-        taken = seconds(cases, turns)
+        taken = take_turns(cases, turns)
         products_alone = min(taken["the three products alone"])
         for name, durations in taken.items():
             beyond = f"{1e3 * (min(durations) - products_alone):,.0f}" if name in functions else ""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.timing import Run
+from receptance.inference.timing import Run
 
 ROUNDS = 1_000_000  # a few milliseconds
 

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import limits
-from benchmarks.timing import Run, line, milliseconds, seconds
+from benchmarks.report import line, milliseconds
 from receptance import kernels
+from receptance.inference.timing import Run, take_turns
 
 HEAD_SIZE = 64
 OPERATORS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"wkv6": kernels.wkv6, "wkv7": kernels.wkv7}
@@ -126,7 +127,7 @@ def measure(
             done[f"limit: the multiply-adds alone, threads: {n}"] = needed / count
         memory = limits.addition(size(operator, tokens, head, backward))
         bounds[f"limit: torch.add of as many bytes, threads: {n}"] = partial(addition, n, memory)
-    taken = seconds({**bounds, **cases}, turns)
+    taken = take_turns({**bounds, **cases}, turns)
     for name, share in done.items():
         taken[name] = [share * x for x in taken[name]]
     least = {n: max(min(taken[name]) for name in bounds if name.endswith(f"threads: {n}")) for n in threads}

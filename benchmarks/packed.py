@@ -8,18 +8,17 @@ operations of a matrix of a model's size, beside torch's own products.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import platform
 from collections.abc import Iterator
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from benchmarks.report import add_numbers, add_output, processor, publish
-from benchmarks.timing import Run, line, seconds
+from benchmarks.report import add_numbers, add_output, line, publish
 from receptance import native
+from receptance.inference.machine import processor, reading
+from receptance.inference.timing import Run, take_turns
 from receptance.quantization.arena import Arena
 from receptance.quantization.packed import FORMATS, Format, PackedMatrix
 
@@ -33,15 +32,6 @@ def matrix_of(num_bytes: int, columns: int, matrix_format: Format) -> PackedMatr
     data = Arena().take(times * part.data.nbytes)
     data.view(times, -1)[:] = part.data
     return PackedMatrix(data, matrix_format, times * part.rows, columns)
-
-
-def reading(data: Tensor, threads: int) -> Run:
-    """Return a run that reads the memory and does nothing with it."""
-    library = native.library()
-    assert library is not None
-    read = library.receptance_read_memory
-    read.argtypes, read.restype = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int], ctypes.c_uint32
-    return partial(read, data.data_ptr(), data.nbytes, threads)
 
 
 def one_token_table(megabytes: int, threads: int, turns: int) -> Iterator[str]:
@@ -59,7 +49,7 @@ def one_token_table(megabytes: int, threads: int, turns: int) -> Iterator[str]:
             for level in native.levels():
                 cases[f"read: {level}"] = reading(matrix.data, threads)
                 cases[level] = partial(at_level, level, partial(matrix.multiply, x, threads))
-            taken = seconds(cases, turns)
+            taken = take_turns(cases, turns)
             read = min(min(taken[f"read: {level}"]) for level in native.levels())
             for level in native.levels():
                 best = min(taken[level])
@@ -89,7 +79,7 @@ def tokens_table(rows: int, columns: int, threads: int, turns: int) -> Iterator[
             cases[f"torch {dtype}".replace("torch.", "")] = partial(F.linear, x.to(dtype), weights.to(dtype))
         for matrix in packed:
             cases[matrix.format] = partial(matrix.multiply, x, threads)
-        for name, taken in seconds(cases, turns).items():
+        for name, taken in take_turns(cases, turns).items():
             operations = 2 * rows * columns * tokens / min(taken) / 1e9
             cells.setdefault(name, []).append(f"{1e3 * min(taken):.3g} ({operations:,.0f})")
     for name, row in cells.items():

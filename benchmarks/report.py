@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
+import statistics
 from argparse import ArgumentParser
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -31,11 +31,12 @@ def publish(title: str, lines: Iterable[str], output: Path | None) -> None:
         output.write_text(f"# {title}\n\n" + "\n".join(kept) + "\n", encoding="utf-8")
 
 
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [text.partition(":")[2].strip() for text in lines if text.startswith("model name")]
-    return f"{names[0]}, {os.cpu_count()} cores" if names else platform.machine()
+def milliseconds(taken: Sequence[float]) -> list[str]:
+    """Return the cells for best and median."""
+    return [
+        f"{1e3 * x:.3g}" if x < 0.1 else f"{1e3 * x:,.0f}" for x in (min(taken), statistics.median(taken))
+    ]
+
+
+def line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import timing
-from benchmarks.report import add_output, processor, publish
+from benchmarks.report import add_output, line, milliseconds, publish
 from receptance.inference import Sampling, sample
+from receptance.inference.machine import processor
+from receptance.inference.timing import Run, take_turns
 
 VOCABULARY = 65_536
 TURNS = 20
@@ -40,7 +41,7 @@ def logits() -> dict[str, torch.Tensor]:
     return {"like a model's": peaked, "flat": flat}
 
 
-def cases(row: torch.Tensor, settings: dict[str, Any]) -> Iterator[tuple[str, timing.Run]]:
+def cases(row: torch.Tensor, settings: dict[str, Any]) -> Iterator[tuple[str, Run]]:
     """Yield what draws with these settings."""
     sampling = Sampling(seed=1, **settings)
     yield "receptance", lambda: sample(row, sampling, 0.3)
@@ -83,13 +84,13 @@ def report() -> Iterator[str]:
     yield ""
     yield f"{processor()}, one thread; Python {platform.python_version()}, torch {torch.__version__}."
     yield ""
-    yield timing.line("logits", "settings", "by", "best ms", "median ms")
-    yield timing.line("---", "---", "---", "---:", "---:")
+    yield line("logits", "settings", "by", "best ms", "median ms")
+    yield line("---", "---", "---", "---:", "---:")
     for name, row in logits().items():
         for settings in SETTINGS:
             said = ", ".join(f"{key} {value}" for key, value in settings.items())
-            for by, taken in timing.seconds(dict(cases(row, settings)), TURNS).items():
-                yield timing.line(name, said, by, *timing.milliseconds(taken))
+            for by, taken in take_turns(dict(cases(row, settings)), TURNS).items():
+                yield line(name, said, by, *milliseconds(taken))
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 
-from benchmarks.report import add_output, processor, publish
+from benchmarks.report import add_output, publish
 
 Step = Callable[[], None]
 
@@ -203,6 +203,7 @@ def report(arguments: argparse.Namespace, shape: Shape, names: Sequence[str]) ->
     import transformers
 
     from receptance import native
+    from receptance.inference.machine import processor
 
     yield f"Command: `python -m benchmarks.training {' '.join(sys.argv[1:])}`"
     yield ""

@@ -23,10 +23,13 @@ FUNCTIONS_THAT_RUN_FILES = {
 }  # fmt: skip
 ARGUMENTS_THAT_TRUST = {"allow_pickle", "trust_remote_code", "weights_only"}
 
-# What loads code, and the only places that may: each names what it loads in its own text.
+# What loads code, and the only places that may: each names what it loads in its own text. A process of ours
+# gets its pickles from us alone.
 PLACES = {
     "ctypes.CDLL": {"native.py"},
     "importlib.import_module": {"__init__.py", "checkpoints/gguf_model.py", "data/sources.py"},
+    "multiprocessing": {"inference/fresh_process.py"},
+    "multiprocessing.connection": {"inference/fresh_process.py"},
 }
 
 

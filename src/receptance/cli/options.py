@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    import torch
+
     from receptance.inference import Loaded
 
 Model = Annotated[
@@ -73,6 +75,16 @@ class Tuning:
 NO_TUNING = Tuning()
 
 
+def torch_dtype(name: PackedDtypeName | None) -> torch.dtype | Literal["int8", "int4"] | None:
+    """Return what the library calls this number format."""
+    import torch
+
+    if name is None or name == "int8" or name == "int4":
+        return name
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
 def load(
     model: str,
     revision: str | None,
@@ -83,14 +95,12 @@ def load(
     runtime: Literal["auto", "torch", "native"] = "torch",
 ) -> Loaded:
     """Load a model as the options say. Imports torch, so commands call it and do not import it."""
-    import torch
-
     from receptance import inference
 
     return inference.load(
         model,
         revision=revision,
-        dtype=dtype if dtype == "int8" or dtype == "int4" or dtype is None else getattr(torch, dtype),
+        dtype=torch_dtype(dtype),
         device=device,
         tokenizer=tokenizer,
         runtime=runtime,

@@ -78,6 +78,12 @@ class NativeModel:
         """Memory that the weights take."""
         return self._packer.num_bytes
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory that is read to write one token: the weights, but of the embedding one row."""
+        row = self.config.hidden_size * (2 if self._network.embedding_type else 4)
+        return self.num_bytes - (self.config.vocabulary_size - 1) * row
+
     def __call__(
         self,
         tokens: Int[Tensor, "batch time"],
