@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from receptance.checkpoints.names import (
     WRAPPER_PREFIXES,
+    is_wide,
     tuned_state_shapes,
     without_padding,
     wrapper_prefix,
@@ -45,3 +46,9 @@ def test_a_tuned_state_has_a_matrix_for_each_head_of_each_layer() -> None:
         "blocks.1.att.time_state": (3, 8, 8),
     }
     assert tuned_state_shapes(random_model().config) == {}
+
+
+def test_wide_matrices_are_those_that_multiply_at_full_width() -> None:
+    for name, tensor in official(random_model()).items():
+        assert (is_wide(name) and tensor.ndim == 2) == (tensor.ndim == 2 and name != "emb.weight"), name
+    assert not is_wide("blocks.0.att.w1")

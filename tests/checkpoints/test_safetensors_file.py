@@ -59,6 +59,17 @@ def test_the_same_tensors_give_the_same_bytes_and_lie_on_cache_lines(tmp_path: P
     assert (8 + int.from_bytes(content[:8], "little")) % 64 == 0
 
 
+def test_every_value_lies_at_a_multiple_of_its_size_and_whole_cache_lines_on_cache_lines(
+    tmp_path: Path,
+) -> None:
+    tensors = TENSORS | {"lines": torch.randn(32).bfloat16(), "bytes": torch.zeros(128, dtype=torch.uint8)}
+    safetensors_file.write(tmp_path / "a", tensors, {})
+    ours, _ = safetensors_file.read(tmp_path / "a")
+    for name, tensor in ours.items():
+        size = 64 if tensor.nbytes % 64 == 0 else tensor.itemsize
+        assert tensor.numel() == 0 or tensor.data_ptr() % size == 0, name
+
+
 def test_views_are_written_as_they_are_seen(tmp_path: Path) -> None:
     whole = torch.randn(6, 8)
     views = {"rows": whole[2:4], "columns": whole[:, 1:3], "transposed": whole.t()}

@@ -69,7 +69,7 @@ def test_official_tensors_without_our_header_are_read(tmp_path: Path) -> None:
     assert contents.name_in_file("emb.weight") == "module.emb.weight"
 
 
-@pytest.mark.parametrize("key", ["format", "format_version", "config", "tokenizer"])
+@pytest.mark.parametrize("key", ["format", "format_version", "config", "tokenizer", "packed"])
 def test_the_users_metadata_cannot_take_our_keys(tmp_path: Path, key: str) -> None:
     with pytest.raises(ConfigError, match=f"'{key}' is taken"):
         write(tmp_path / "a", **{key: "mine"})
@@ -84,7 +84,11 @@ def test_metadata_are_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"format_version": "2"}, "format_version is '2'.*newer"),
+        ({"format_version": "3"}, "format_version is '3'.*newer"),
+        ({"format_version": "2"}, "'packed' in the header is not JSON"),
+        ({"format_version": "2", "packed": "[]"}, "'packed' in the header is not a JSON object"),
+        ({"format_version": "2", "packed": '{"x": ["int8", [1, 1]]}'}, "there are no bytes of that name"),
+        ({"format_version": "2", "packed": '{"emb.weight": ["int8", [1, 1]]}'}, "there are no bytes"),
         ({"config": "{"}, "'config' in the header is not JSON"),
         ({"config": "[" * 100_000}, "'config' in the header is not JSON"),
         ({"config": "[]"}, "not a JSON object"),

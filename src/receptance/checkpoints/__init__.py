@@ -4,6 +4,7 @@ from receptance.checkpoints.comparison import Comparison, compare
 from receptance.checkpoints.convert import Conversion, convert
 from receptance.checkpoints.load import Checkpoint, load, open_model
 from receptance.checkpoints.parts import PartConversion
+from receptance.checkpoints.quantize import Quantization, quantize
 from receptance.checkpoints.save import save, save_state
 from receptance.checkpoints.tuning import Tuning
 
@@ -12,11 +13,13 @@ __all__ = [
     "Comparison",
     "Conversion",
     "PartConversion",
+    "Quantization",
     "Tuning",
     "compare",
     "convert",
     "load",
     "open_model",
+    "quantize",
     "save",
     "save_state",
 ]

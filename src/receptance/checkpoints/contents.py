@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -12,21 +12,32 @@ from torch import Tensor
 
 from receptance.checkpoints.names import without_padding
 from receptance.errors import CheckpointError
+from receptance.quantization.packed import Format, PackedMatrix
 
 LONGEST_NAME = 200  # of a tensor in a message
 FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
+class Packed:
+    """The numbers of a weight as the native runtime reads them; see `packed_weights`."""
+
+    format: Format
+    read: Callable[[], tuple[PackedMatrix, ...]]
+
+
+@dataclass(frozen=True)
 class Weight:
     """A tensor that is known before it is read: its shape and dtype now, its numbers when asked for.
 
-    Files may be larger than the memory, so nobody reads two weights where one will do.
+    Files may be larger than the memory, so nobody reads two weights where one will do. What is packed holds
+    the same numbers in another form, which is lost when they change.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     read: Callable[[], Tensor]
+    packed: Packed | None = None
 
     @classmethod
     def of(cls, tensor: Tensor) -> Self:
@@ -62,7 +73,7 @@ class Weight:
                 raise CheckpointError(f"{place} holds {value} at {first}, but every weight must be finite.")
             return tensor
 
-        return Weight(self.shape, self.dtype, read)
+        return replace(self, read=read)
 
 
 def weights(tensors: Mapping[str, Tensor]) -> dict[str, Weight]:
@@ -136,7 +147,8 @@ class Contents:
         weight = self.weights[name]
         if without_padding(weight.shape, shape) != shape:
             raise self.wrong(name, f"is {weight.shape}, but {config} needs {shape}.")
-        return self.checked(name).map(lambda tensor: tensor.reshape(shape))
+        checked = self.checked(name)
+        return checked if weight.shape == shape else checked.map(lambda tensor: tensor.reshape(shape))
 
     def checked(self, name: str) -> Weight:
         """Return one weight of any shape, if its numbers are of a format of weights and finite when read."""

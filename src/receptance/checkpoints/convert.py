@@ -72,21 +72,17 @@ def convert(
     """
     destination = Path(destination)
     format_name = format or writers.format_of(destination)
-    if destination.exists():
-        raise ConfigError(f"{destination} exists already. Remove it, or choose another destination.")
+    require_free(destination)
     before = tuning.applied(open_model(source, revision=revision, **config_overrides), dtype)
     wanted = before if dtype is None else before.cast(dtype)
-    tokenizer = _tokenizer(before)
-    tokenizer_files = _tokenizer_files(tokenizer, before, destination, format_name)
-    if tokenizer is not None and wanted.tokenizer is not None:
-        wanted = replace(wanted, tokenizer=tokenizer.name)  # its file was read, and may be called otherwise
-    writer = writers.write(destination, _watched(wanted, "writing", report), format_name, quantization)
-    for path, content in tokenizer_files.items():
-        atomic.write_bytes(path, content)
+    tokenizer_file = write_with_tokenizer(
+        destination, watched(wanted, "writing", report), format_name, quantization
+    )
     after = open_model(destination)
-    _require_same_settings(wanted, after)
-    unequal = comparison.unequal_weights(_watched(wanted, "comparing weights", report), after)
-    if unequal and quantization is None and wanted.config.generation not in writer.rounds:
+    require_same_settings(wanted, after)
+    unequal = comparison.unequal_weights(watched(wanted, "comparing weights", report), after)
+    rounds = writers.WRITERS[format_name].rounds
+    if unequal and quantization is None and wanted.config.generation not in rounds:
         raise CheckpointError(
             f"{after.path}: {next(iter(unequal))!r} is not what was written. Is the disk damaged?"
         )
@@ -97,11 +93,48 @@ def convert(
         largest_difference=_largest_difference(before, after, report),
         source_sha256=sha256(before.files),
         destination_sha256=sha256(after.files),
-        tokenizer_file=next(iter(tokenizer_files), None),
+        tokenizer_file=tokenizer_file,
     )
 
 
-def _require_same_settings(wanted: StoredModel, after: StoredModel) -> None:
+def require_free(destination: Path) -> None:
+    """Raise ConfigError where something is at the destination already."""
+    if destination.exists():
+        raise ConfigError(f"{destination} exists already. Remove it, or choose another destination.")
+
+
+def write_with_tokenizer(
+    destination: Path, model: StoredModel, format_name: FormatName, quantization: str | None = None
+) -> Path | None:
+    """Write a model as `writers.write` does, and what belongs to its tokenizer beside it.
+
+    Returns the vocabulary's file, if the tokenizer has one. Raises ConfigError before anything is written
+    where another tokenizer's file is there.
+    """
+    tokenizer = _tokenizer(model)
+    files = _tokenizer_files(tokenizer, model, destination, format_name)
+    if tokenizer is not None and model.tokenizer is not None:
+        model = replace(model, tokenizer=tokenizer.name)  # its file was read, and may be called otherwise
+    writers.write(destination, model, format_name, quantization)
+    for path, content in files.items():
+        atomic.write_bytes(path, content)
+    return next(iter(files), None)
+
+
+def watched(model: StoredModel, stage: str, report: Report) -> StoredModel:
+    """Return the model with a report of what share of it was read."""
+    total, done = model.num_bytes, 0
+
+    def count(num_bytes: int) -> None:
+        nonlocal done
+        done = min(done + num_bytes, total)
+        report(stage, done, total)
+
+    return model.observed(count)
+
+
+def require_same_settings(wanted: StoredModel, after: StoredModel) -> None:
+    """Raise CheckpointError where a model that was read again has not the settings that were written."""
     if after.config != wanted.config:
         raise CheckpointError(f"{after.path}: it holds {after.config} and not {wanted.config}.")
     if after.tuned_state.keys() != wanted.tuned_state.keys():
@@ -112,22 +145,10 @@ def _largest_difference(before: StoredModel, after: StoredModel, report: Report)
     tokens = comparison.fixed_tokens(before.config.vocabulary_size)
     dtype = comparison.common_dtype(before, after)
     ours, theirs = (
-        comparison.logits(_watched(model, f"running the {name}", report), tokens, dtype)
+        comparison.logits(watched(model, f"running the {name}", report), tokens, dtype)
         for model, name in ((before, "source"), (after, "result"))
     )
     return float((ours - theirs).abs().max())
-
-
-def _watched(model: StoredModel, stage: str, report: Report) -> StoredModel:
-    """Return the model with a report of what share of it was read."""
-    total, done = model.num_bytes, 0
-
-    def count(num_bytes: int) -> None:
-        nonlocal done
-        done = min(done + num_bytes, total)
-        report(stage, done, total)
-
-    return model.observed(count)
 
 
 def _tokenizer_files(

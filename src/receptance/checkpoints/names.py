@@ -41,6 +41,15 @@ def without_padding(shape: tuple[int, ...], expected: tuple[int, ...]) -> tuple[
     return expected if extra > 0 and shape == (1,) * extra + expected else shape
 
 
+def is_wide(name: str) -> bool:
+    """Say whether a matrix of this name is a wide one, not one of low rank and not the embedding.
+
+    Nearly all that a token reads are wide matrices; they are stored `[output, input]`, those of low rank
+    `[input, output]`.
+    """
+    return name.endswith(".weight") and name != "emb.weight"
+
+
 def tuned_state_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Return what the tensors of a tuned initial state are called, and their shapes `[head, value, key]`.
 

@@ -67,8 +67,9 @@ def write_weights(path: Path, named: Mapping[str, Weight], metadata: Mapping[str
     than a reader takes.
     """
     spellings = {dtype: spelling for spelling, dtype in DTYPES.items()}
-    # The widest types first, so that each value lies at a multiple of its size.
-    ordered = dict(sorted(named.items(), key=lambda item: -item[1].dtype.itemsize))
+    # What fills whole cache lines comes first, then halves of them and so on: so each weight begins at a
+    # multiple of what divides its size, and each value lies at a multiple of its own.
+    ordered = dict(sorted(named.items(), key=lambda item: -math.gcd(item[1].num_bytes, _ALIGNMENT)))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name, weight in ordered.items():

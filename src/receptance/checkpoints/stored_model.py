@@ -7,6 +7,7 @@ a writer puts it into another file, weight by weight.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from receptance.checkpoints.contents import Contents, Weight, weights
 from receptance.checkpoints.generations import GENERATIONS, Generation
-from receptance.checkpoints.names import tuned_state_shapes, wrapper_prefix
+from receptance.checkpoints.names import is_wide, tuned_state_shapes, wrapper_prefix
 from receptance.errors import CheckpointError
 from receptance.models import AnyModel, Config
+from receptance.quantization.packed import Format
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +62,24 @@ class StoredModel:
         return GENERATIONS[self.config.generation].model.is_matrix(name, self.weights[name].shape)
 
     @property
+    def formats(self) -> dict[str, Format | torch.dtype]:
+        """The number format of each wide matrix: that in which it is packed, or the dtype of its numbers."""
+        return {
+            name: weight.packed.format if weight.packed else weight.dtype
+            for name, weight in self.weights.items()
+            if is_wide(name) and self.is_matrix(name)
+        }
+
+    @property
+    def number_format(self) -> str:
+        """The number formats of the wide matrices in words, that of most of them first."""
+        counts = Counter(str(kind).removeprefix("torch.") for kind in self.formats.values())
+        return ", ".join(name for name, _ in counts.most_common())
+
+    @property
     def description(self) -> str:
         """Where it lies, in which format and in which number format."""
-        return f"{self.path} ({self.format}, {str(self.dtype).removeprefix('torch.')})"
+        return f"{self.path} ({self.format}, {self.number_format})"
 
     def observed(self, report: Callable[[int], None]) -> StoredModel:
         """Return the model with the number of bytes reported of each weight that is read."""

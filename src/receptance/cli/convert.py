@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from receptance.cli import options, terminal
 from receptance.errors import ConfigError
@@ -71,7 +67,7 @@ def convert(
         _print_part(parts.convert(place, destination, lora_alpha=tuning.lora_alpha))
         return
     is_quantized = dtype is not None and dtype.startswith("q")
-    with _progress() as report:
+    with terminal.progress() as report:
         result = checkpoints.convert(
             source,
             destination,
@@ -113,22 +109,6 @@ def _print_part(result: PartConversion) -> None:
 def _print_hashes(hashes: Mapping[Path, str]) -> None:
     for path, digest in hashes.items():
         print(terminal.harmless(f"{digest}  {path}"))  # as sha256sum prints them
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show on a terminal, to standard error, how far the conversion is."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TimeElapsedColumn(),
-    )
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
-        task = bar.add_task("opening", total=None)
-        yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total)
 
 
 def _fidelity(result: Conversion) -> str:

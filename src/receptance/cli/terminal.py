@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 # Control characters and what stands for them: a model may write an escape sequence, which could do anything.
@@ -42,6 +44,22 @@ def note(text: str) -> None:
     """Write a line for whoever sits at the terminal to standard error; nothing where nobody does."""
     if sys.stderr.isatty():
         Console(stderr=True, highlight=False).print(Text(text, style="dim"), soft_wrap=True)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show on a terminal, to standard error, what is being done, and how many of its bytes are."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task("opening", total=None)
+        yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total)
 
 
 def print_facts(title: str, facts: Mapping[str, str]) -> None:

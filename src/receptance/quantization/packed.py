@@ -56,8 +56,7 @@ class PackedMatrix:
                 f"a matrix of floating-point numbers is needed, got {tuple(matrix.shape)} in {matrix.dtype}"
             )
         rows, columns = matrix.shape
-        panel = _panel_bytes(matrix_format, columns)
-        num_bytes = -(-rows // PANEL_ROWS) * panel
+        panel, num_bytes = _panel_bytes(matrix_format, columns), packed_bytes(matrix_format, rows, columns)
         data = arena.take(num_bytes) if arena else torch.empty(num_bytes, dtype=torch.uint8)
         panels = max(1, _SLICE // (PANEL_ROWS * columns))
         for first in range(0, -(-rows // PANEL_ROWS), panels):
@@ -99,6 +98,21 @@ class PackedMatrix:
             threads or torch.get_num_threads(),
         )
         return y
+
+
+def packed_bytes(matrix_format: Format, rows: int, columns: int) -> int:
+    """Return how many bytes a packed matrix takes."""
+    return -(-rows // PANEL_ROWS) * _panel_bytes(matrix_format, columns)
+
+
+def has_finite_numbers(matrix: PackedMatrix) -> bool:
+    """Say whether a matrix that somebody else has packed holds neither infinities nor NaN."""
+    if matrix.format in ("int8", "int4"):
+        groups = matrix.data.view(-1, _panel_bytes(matrix.format, GROUP_COLUMNS))
+        numbers = groups[:, : 2 * PANEL_ROWS].view(torch.bfloat16)
+    else:
+        numbers = matrix.data.view(torch.float32 if matrix.format == "float32" else torch.bfloat16)
+    return all(bool(torch.isfinite(bound)) for bound in torch.aminmax(numbers))
 
 
 def rounded_to_int8(
