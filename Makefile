@@ -7,7 +7,7 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 DEMO ?= runs/demo
 SECONDS ?= 60
 
-.PHONY: help demo test test-full fuzz check format benchmarks clean
+.PHONY: help demo recipes test test-full fuzz check format benchmarks clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,9 @@ test: $(VENV)/installed-dev  ## Run the tests (two to five minutes)
 
 test-full: $(VENV)/installed-dev  ## Run the slow tests too
 	$(BIN)/pytest --numprocesses 2 -m "not gpu"
+
+recipes: $(VENV)/installed  ## Write the recipes of the published models from their tables
+	$(BIN)/python recipes/published.py
 
 fuzz: $(VENV)/installed-fuzz  ## Search each parser for bytes that break it (for SECONDS=60 each)
 	for file in fuzz/fuzz_*.py; do \

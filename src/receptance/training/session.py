@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,7 +13,8 @@ from receptance.checkpoints.generations import GENERATIONS
 from receptance.checkpoints.stored_model import empty_model
 from receptance.errors import ConfigError, TrainingError
 from receptance.models import AnyModel
-from receptance.training.config import Config, ModelConfig
+from receptance.models import Config as ModelSizes
+from receptance.training.config import NO_SIZES, Config, ModelConfig
 from receptance.training.corpus import Corpus, open_corpus
 from receptance.training.metrics import Record, read_metrics, rewind_metrics
 from receptance.training.optimizer import MasterAdamW
@@ -100,7 +100,9 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
     """Return a run as it was when its snapshot was taken, and forget what it did afterwards."""
     snapshot = load_snapshot(folder.snapshot)
     _check_same_run(config, corpus, snapshot, folder)
-    model = _placed(_without_numbers(**snapshot.model), config)
+    sizes = dict(snapshot.model)
+    model = _without_numbers(GENERATIONS[sizes.pop("generation")].config(**sizes))
+    model = _placed(model, config)
     corpus.check_vocabulary(model.config.vocabulary_size)
     optimizer = MasterAdamW(model, config.optimizer, config.groups)
     try:
@@ -121,24 +123,29 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
     )
 
 
+def model_config(config: ModelConfig, vocabulary_size: int) -> ModelSizes:
+    """Return the sizes of a fresh model: those of a recipe, and the vocabulary of the text where it has none.
+
+    Raises ConfigError for a size that the generation does not have, or none that it can have.
+    """
+    given = {name: value for name, value in asdict(config).items() if value and name not in NO_SIZES}
+    generation = GENERATIONS[config.generation]
+    for name in given.keys() - {field.name for field in fields(generation.config)}:
+        raise ConfigError(f"model.{name} is {given[name]!r}, but RWKV-{config.generation} has none.")
+    return generation.config(**{"vocabulary_size": vocabulary_size, **given})
+
+
 def _fresh_model(config: Config, vocabulary_size: int) -> AnyModel:
     """Return a model of the recipe's sizes with the starting values that the seed decides."""
-    sizes = asdict(config.model)
-    for name in ("initial", "dropout"):
-        del sizes[name]
-    given = {name: value for name, value in sizes.items() if value}
-    known = {field.name for field in fields(GENERATIONS[config.model.generation].config)}
-    for name in given.keys() - known - {"generation"}:
-        raise ConfigError(f"model.{name} is {given[name]}, but RWKV-{config.model.generation} has none.")
-    model = _without_numbers(**{"vocabulary_size": vocabulary_size, **given})
+    model = _without_numbers(model_config(config.model, vocabulary_size))
     model.initialise(torch.Generator().manual_seed(config.run.seed))
     return model
 
 
-def _without_numbers(*, generation: str, **sizes: Any) -> AnyModel:
+def _without_numbers(sizes: ModelSizes) -> AnyModel:
     """Return a model whose values are yet to be filled in, on the CPU."""
     # A model that is made there would be initialised, which takes long.
-    return empty_model(GENERATIONS[generation].config(**sizes)).to_empty(device="cpu")
+    return empty_model(sizes).to_empty(device="cpu")
 
 
 def _placed(model: AnyModel, config: Config) -> AnyModel:
