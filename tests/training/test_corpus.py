@@ -4,9 +4,10 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from receptance.data import prepare
+from receptance.data import TokenStoreWriter, prepare
 from receptance.errors import ConfigError, DataError
 from receptance.training import DataConfig
 from receptance.training.corpus import Corpus, open_corpus
@@ -44,7 +45,7 @@ def test_a_validation_split_shorter_than_the_context_still_counts(folder: Path) 
     held = corpus.description.splits["validation"].tokens
     assert held < 300
     batches = list(corpus.validation.sequential(4))
-    assert sum(targets.size for _, targets in batches) == held - 1
+    assert sum(batch.targets.size for batch in batches) == held - 1
 
 
 def test_a_split_that_does_not_exist_is_no_validation(tmp_path: Path) -> None:
@@ -73,3 +74,54 @@ def test_the_identity_tells_one_text_from_another(folder: Path, tmp_path: Path) 
     prepare(tmp_path / "other.txt", tmp_path / "other", tokenizer="bytes", validation_fraction=0.0)
     assert opened(folder).identity() == opened(folder).identity()
     assert opened(folder).identity() != opened(tmp_path / "other").identity()
+
+
+@pytest.fixture
+def store(folder: Path, tmp_path: Path) -> Path:
+    """The prefix of stores as RWKV-LM has them: nothing lies beside them."""
+    (tmp_path / "bare").mkdir()
+    for split in ("train", "validation"):
+        for suffix in (".bin", ".idx"):
+            (tmp_path / "bare" / (split + suffix)).write_bytes((folder / (split + suffix)).read_bytes())
+    return tmp_path / "bare" / "train"
+
+
+def test_a_store_of_rwkv_lm_is_read_like_the_folder_it_came_from(folder: Path, store: Path) -> None:
+    prepared = opened(folder)
+    config = DataConfig(
+        folder=store, context=16, tokenizer="bytes", validation=store.with_name("validation.bin")
+    )
+    bare = open_corpus(config, seed=0)
+    assert bare.description.splits == prepared.description.splits
+    assert bare.description.vocabulary_size == 256
+    assert bare.validation is not None
+    for index in (0, 5, 100):
+        (one,), (other,) = (corpus.training[16].batch(index, 4) for corpus in (bare, prepared))
+        assert (one.tokens == other.tokens).all()
+    bare.check_vocabulary(256)
+
+
+def test_a_store_needs_the_tokenizer_that_it_does_not_name(store: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Set data\.tokenizer to its name"):
+        open_corpus(DataConfig(folder=store, context=16), seed=0)
+
+
+def test_a_store_of_another_tokenizer_is_refused_before_a_step(tmp_path: Path) -> None:
+    with TokenStoreWriter(tmp_path / "store", 60_000) as writer:
+        writer.append([*range(50, 400), 0])
+    config = DataConfig(folder=tmp_path / "store", context=16, tokenizer="bytes")
+    with pytest.raises(DataError, match=r"store\.bin: token 206 is 256, .* another tokenizer"):
+        open_corpus(config, seed=0).check_vocabulary(256)
+
+
+def test_keys_of_a_bare_store_are_refused_beside_a_prepared_folder(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.tokenizer is 'world', but .* brings its own"):
+        open_corpus(DataConfig(folder=folder, context=16, tokenizer="world"), seed=0)
+
+
+def test_a_store_of_which_nothing_is_to_be_learnt_is_refused(tmp_path: Path) -> None:
+    with TokenStoreWriter(tmp_path / "store", 256) as writer:
+        writer.append(np.arange(100), np.zeros(100, np.uint8))
+    config = DataConfig(folder=tmp_path / "store", context=16, tokenizer="bytes")
+    with pytest.raises(DataError, match="no token is to be learnt"):
+        open_corpus(config, seed=0)

@@ -14,8 +14,18 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from receptance import checkpoints
-from receptance.data import Windows, open_split, prepare, read_description
-from receptance.data.windows import Batch
+from receptance.data import (
+    NOT_LEARNT,
+    Batch,
+    Description,
+    SplitStatistics,
+    TokenStore,
+    TokenStoreWriter,
+    Windows,
+    open_split,
+    prepare,
+    read_description,
+)
 from receptance.errors import TrainingError
 from receptance.training import Config, Progress, Result, StageConfig, train
 from receptance.training.metrics import Record, read_metrics
@@ -59,9 +69,10 @@ def test_accumulated_batches_give_the_gradient_of_one_large_batch(
     if masked:  # so that the parts of a step have unlike numbers of targets that count, one of them none
         whole_samples = Windows.samples
 
-        def masked_samples(self: Windows, first: int, count: int) -> Batch:
-            tokens, targets = whole_samples(self, first, count)
-            return tokens, np.where(tokens.sum(axis=1, keepdims=True) % 3 == 0, -100, targets)
+        def masked_samples(self: Windows, first: int, count: int) -> list[Batch]:
+            (batch,) = whole_samples(self, first, count)
+            is_masked = batch.tokens.sum(axis=1, keepdims=True) % 3 == 0
+            return [replace(batch, targets=np.where(is_masked, NOT_LEARNT, batch.targets))]
 
         monkeypatch.setattr(Windows, "samples", masked_samples)
     whole = make_config(batch_size=8, max_logit_weight=1e-2)
@@ -232,3 +243,60 @@ def test_records_hold_what_a_reader_needs(make_config: MakeConfig) -> None:
     assert {name: training[name] for name in expected} == expected
     assert {"loss", "gradient_norm", "tokens_per_second", "seconds"} <= training.keys()
     assert {"kind", "step", "tokens", "loss", "bits_per_byte", "seconds"} == validation.keys()
+
+
+def masked_chats(folder: Path) -> Path:
+    """Return a prepared folder of questions of many lengths, of which only the answers are learnt."""
+    generator = np.random.default_rng(0)
+    with TokenStoreWriter(folder / "train", 256) as writer:
+        for size in generator.integers(5, 60, 80):
+            document = np.append(generator.integers(97, 123, size), 0)
+            writer.append(document, (np.arange(size + 1) > size // 2).astype(np.uint8))
+    store = TokenStore(folder / "train")
+    assert store.mask is not None
+    learnt = int(store.mask.sum())
+    split = SplitStatistics(
+        documents=80, tokens=store.tokens, bytes_of_text=store.tokens - 80,
+        longest_document=store.longest_document(), learnt_tokens=learnt, learnt_bytes=learnt - 80,
+    )  # fmt: skip
+    Description(
+        tokenizer="bytes", tokenizer_file=None, vocabulary_size=256, end_of_text=0, splits={"train": split},
+        empty=0, undecodable=0, duplicates=0, made_by={},
+    ).write(folder)  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize("generation", ["4", "7"])
+@pytest.mark.parametrize("reset_at_borders", [False, True])
+def test_the_loss_of_a_step_is_the_mean_over_the_learnt_tokens_however_they_are_batched(
+    tmp_path: Path, make_config: MakeConfig, reset_at_borders: bool, generation: str
+) -> None:
+    sizes = {"head_size": 16} if generation == "7" else {}
+    config = make_config(generation=generation, hidden_size=32, max_steps=2, batch_size=6, **sizes)
+    data = replace(config.data, folder=masked_chats(tmp_path), reset_at_borders=reset_at_borders)
+    config = replace(config, data=data)
+    parts = elsewhere(config, "parts")
+    parts = replace(parts, training=replace(parts.training, batch_size=1, accumulation=6))
+    for each in (config, parts):
+        train(each)
+    assert losses(parts.run.folder) == pytest.approx(losses(config.run.folder), rel=1e-5)
+
+
+def test_with_reset_at_borders_the_validation_loss_is_that_of_each_document_alone(
+    tmp_path: Path, make_config: MakeConfig, data: Path
+) -> None:
+    config = make_config(max_steps=1, context=15_000, batch_size=1, validation_tokens=10**6)
+    config = replace(config, data=replace(config.data, reset_at_borders=True))
+    train(config)
+    model = checkpoints.load(config.run.folder / "model.safetensors").model
+    store = open_split(data, "validation")
+    assert store.documents > 1
+    assert store.tokens <= 15_000
+    total, count = 0.0, 0
+    for index in range(store.documents):
+        document = torch.from_numpy(store.document(index).astype(np.int64))
+        with torch.no_grad():
+            logits, _ = model(document[None, :-1])
+        total += float(F.cross_entropy(logits[0].double(), document[1:], reduction="sum"))
+        count += document.numel() - 1
+    assert losses(config.run.folder, "validation")[-1] == pytest.approx(total / count, rel=1e-5)

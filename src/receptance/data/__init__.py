@@ -7,12 +7,15 @@ from receptance.data.description import (
     open_tokenizer,
     read_description,
 )
-from receptance.data.indexed import TokenStore, TokenStoreWriter
+from receptance.data.indexed import TokenStore
 from receptance.data.preparation import Progress, prepare
 from receptance.data.sources import Sources
-from receptance.data.windows import Windows
+from receptance.data.store_writer import TokenStoreWriter
+from receptance.data.windows import NOT_LEARNT, Batch, Windows
 
 __all__ = [
+    "NOT_LEARNT",
+    "Batch",
     "Description",
     "Progress",
     "Sources",

@@ -38,11 +38,20 @@ class SplitStatistics:
     tokens: NonNegativeInt
     bytes_of_text: NonNegativeInt  # as UTF-8
     longest_document: NonNegativeInt  # in tokens
+    learnt_tokens: NonNegativeInt | None = None  # without what is masked, such as prompts; None: all are
+    learnt_bytes: NonNegativeInt | None = None  # the text of these
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes of text a token: nats per token / (ln 2 * this) = bits per byte."""
+        """Bytes of text a token."""
         return self.bytes_of_text / self.tokens if self.tokens else 0.0
+
+    @property
+    def bytes_per_learnt_token(self) -> float:
+        """Bytes of text a token that is learnt: nats per token / (ln 2 * this) = bits per byte."""
+        if self.learnt_tokens is None or self.learnt_bytes is None:
+            return self.bytes_per_token
+        return self.learnt_bytes / self.learnt_tokens if self.learnt_tokens else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +121,11 @@ def open_split(folder: str | Path, split: str) -> TokenStore:
     if split not in splits:
         raise DataError(f"{folder} has no split {split!r}, but only {', '.join(splits)}.")
     store = TokenStore(Path(folder) / split)
+    if (store.mask is None) != (splits[split].learnt_tokens is None):
+        raise DataError(
+            f"{store.bin_path}: {FILE} and the files beside it disagree on whether every token is learnt. "
+            "Prepare the folder again."
+        )
     described = splits[split].documents, splits[split].tokens
     if described != (store.documents, store.tokens):
         raise DataError(

@@ -12,23 +12,21 @@
     then      i64[]  document borders, counted in sequences: 0, ..., number of sequences
 
 RWKV-LM writes each document as one sequence and ends it with token 0.
+
+Where not every token is to be learnt (prompts are not, answers are), `PREFIX.mask` lies beside them: a byte a
+token, 1 where it is learnt, else 0. Without it all are. Other programs do not see it.
 """
 
 from __future__ import annotations
 
 import struct
-from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from bisect import bisect_left
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from receptance import atomic
-from receptance.errors import ConfigError, DataError
+from receptance.errors import DataError
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -47,6 +45,11 @@ def store_files(prefix: str | Path) -> tuple[Path, Path]:
     if stem.endswith((".bin", ".idx")):
         stem = stem[:-4]
     return Path(f"{stem}.bin"), Path(f"{stem}.idx")
+
+
+def mask_file(prefix: str | Path) -> Path:
+    """Return the path of the `.mask` beside a store."""
+    return store_files(prefix)[0].with_suffix(".mask")
 
 
 class TokenStore:
@@ -79,6 +82,7 @@ class TokenStore:
         whole = sequences <= ENTRIES_CHECKED_ON_OPENING
         self._check_sequences(whole)
         self._check_borders(whole)
+        self._mask = self._open_mask()
 
     def __repr__(self) -> str:
         return (
@@ -102,6 +106,24 @@ class TokenStore:
     def flat(self) -> NDArray[np.integer]:
         """All tokens, `[tokens]`: a read-only view of the file."""
         return self._flat
+
+    @property
+    def mask(self) -> NDArray[np.uint8] | None:
+        """Which tokens are learnt, `[tokens]`, 0 where they are not: a read-only view; None where all are."""
+        return self._mask
+
+    def borders(self, begin: int, end: int) -> NDArray[np.int64]:
+        """Return the tokens from `begin` to `end` (not included) with which documents begin, in order."""
+        known = range(self.documents)
+        first = bisect_left(known, begin, key=self._begin_of)
+        last = bisect_left(known, end, lo=first, key=self._begin_of)
+        begins = self._begins(self._borders[first:last])
+        if begins.size and not (begins[0] >= begin and (np.diff(begins) >= 0).all() and begins[-1] < end):
+            raise DataError(
+                f"{self.idx_path}: documents {first:,} to {last - 1:,} do not follow one another in "
+                f"{self.bin_path.name}. The index is damaged, or belongs to another .bin."
+            )
+        return np.unique(begins)
 
     def document(self, index: int) -> NDArray[np.integer]:
         """Return the tokens of one document, `[time]`: a read-only view of the file.
@@ -137,6 +159,38 @@ class TokenStore:
                 f"{vocabulary_size:,} has the ids 0 to {vocabulary_size - 1:,}. The store was made with "
                 "another tokenizer; prepare it again, or choose a model of its vocabulary."
             )
+
+    def longest_document(self) -> int:
+        """Return the tokens of the longest document, 0 where there is none; reads the whole index."""
+        longest = 0
+        for start in range(0, self.documents, ENTRIES_AT_ONCE):
+            begins = self._begins(self._borders[start : start + ENTRIES_AT_ONCE + 1])
+            longest = max(longest, int(np.diff(begins).max()))
+        return longest
+
+    def _begin_of(self, document: int) -> int:
+        return int(self._begins(self._borders[document : document + 1])[0])
+
+    def _begins(self, borders: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the tokens at which documents begin; the number of tokens where only empty ones follow."""
+        if borders.size and not (borders.min() >= 0 and borders.max() <= self._sizes.size):
+            raise DataError(f"{self.idx_path}: a document border is not a sequence. The index is damaged.")
+        begins = np.full(borders.size, self.tokens, np.int64)
+        inside = borders < self._sizes.size
+        begins[inside] = self._pointers[borders[inside]] // self.dtype.itemsize
+        return begins
+
+    def _open_mask(self) -> NDArray[np.uint8] | None:
+        path = mask_file(self.bin_path)
+        if not path.exists():
+            return None
+        mask = _map_bytes(path)
+        if mask.size != self.tokens:
+            raise DataError(
+                f"{path} holds {mask.size:,} bytes, but {self.bin_path.name} {self.tokens:,} tokens, and it "
+                "needs a byte for each. Prepare the folder again; without this file, every token is learnt."
+            )
+        return mask
 
     def _check_sequences(self, whole: bool) -> None:
         count = self._sizes.size
@@ -212,110 +266,6 @@ class TokenStore:
             f"{int(self._borders[border]):,}. Borders must rise from 0 to {self._sizes.size:,}. "
             "The index is damaged."
         )
-
-
-class TokenStoreWriter:
-    """A store to be written, as a context manager: both files appear, complete, when the block ends well.
-
-    When the block raises, nothing appears, and a store of the same name stays as it was.
-
-        with TokenStoreWriter("data/train", tokenizer.vocabulary_size) as writer:
-            writer.append([*tokenizer.encode(text), 0])
-
-    The files are, byte for byte, those of RWKV-LM's builder. Tokens take two bytes where the vocabulary has
-    at most 65,536 entries, else four.
-
-    Raises ConfigError for a vocabulary that is empty or needs more than 31 bits.
-    """
-
-    def __init__(self, prefix: str | Path, vocabulary_size: int) -> None:
-        if not 1 <= vocabulary_size <= 2**31:
-            raise ConfigError(f"vocabulary_size is {vocabulary_size}, but it must be 1 to {2**31}.")
-        self.bin_path, self.idx_path = store_files(prefix)
-        self.vocabulary_size = vocabulary_size
-        self.code = 8 if vocabulary_size <= 2**16 else 4
-        self.dtype = np.dtype(TOKEN_TYPES[self.code])
-        self.tokens = 0
-        self._sizes = array("i")
-        self._open: AbstractContextManager[BinaryIO] | None = None
-        self._file: BinaryIO | None = None
-
-    @property
-    def documents(self) -> int:
-        """The number of documents appended so far."""
-        return len(self._sizes)
-
-    def __enter__(self) -> Self:
-        self._open = self._files()
-        self._file = self._open.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        files, self._open, self._file = self._open, None, None
-        if files is not None:
-            files.__exit__(kind, error, trace)
-
-    def append(self, tokens: Sequence[int] | NDArray[np.integer]) -> None:
-        """Write one document, its end token included.
-
-        Raises DataError where a token is not in the vocabulary or the document exceeds 2^31 - 1 tokens.
-        """
-        if self._file is None:
-            raise RuntimeError("append() works inside the `with` block only.")
-        document = np.asarray(tokens) if len(tokens) else np.empty(0, self.dtype)
-        where = f"{self.bin_path}: document {self.documents:,}"
-        if document.ndim != 1 or not np.issubdtype(document.dtype, np.integer):
-            raise DataError(
-                f"{where} is an array {list(document.shape)} of {document.dtype}, but a document is one row "
-                "of whole numbers."
-            )
-        if document.size > LONGEST_DOCUMENT:
-            raise DataError(
-                f"{where} has {document.size:,} tokens, but this format holds at most {LONGEST_DOCUMENT:,} "
-                "tokens a document. Cut it into several."
-            )
-        if document.size and not (document.min() >= 0 and document.max() < self.vocabulary_size):
-            position = int(np.argmax((document < 0) | (document >= self.vocabulary_size)))
-            raise DataError(
-                f"{where}: token {position:,} is {document[position]}, but the vocabulary has the ids 0 to "
-                f"{self.vocabulary_size - 1:,}."
-            )
-        self._file.write(document.astype(self.dtype).data)
-        self._sizes.append(document.size)
-        self.tokens += document.size
-
-    @contextmanager
-    def _files(self) -> Iterator[BinaryIO]:
-        """Yield the open .bin. The .idx takes its name last, because without it there is no store."""
-        bin_is_in_place = False
-        try:
-            with atomic.write(self.idx_path) as idx:
-                with atomic.write(self.bin_path) as data:
-                    with data.open("wb") as file:
-                        yield file
-                    self._write_index(idx)
-                    self.idx_path.unlink(missing_ok=True)  # never an old index beside a new .bin
-                bin_is_in_place = True
-        except BaseException:
-            if bin_is_in_place:
-                self.bin_path.unlink(missing_ok=True)
-            raise
-
-    def _write_index(self, path: Path) -> None:
-        sizes = np.frombuffer(self._sizes, np.int32)
-        with path.open("wb") as file:
-            file.write(HEADER.pack(MAGIC, VERSION, self.code, sizes.size, sizes.size + 1))
-            file.write(sizes.astype("<i4").data)
-            begin = 0
-            for start in range(0, sizes.size, ENTRIES_AT_ONCE):
-                span = sizes[start : start + ENTRIES_AT_ONCE].astype(np.int64) * self.dtype.itemsize
-                ends = begin + np.cumsum(span)
-                file.write((ends - span).astype("<i8").data)
-                begin = int(ends[-1])
-            for start in range(0, sizes.size + 1, ENTRIES_AT_ONCE):
-                file.write(np.arange(start, min(start + ENTRIES_AT_ONCE, sizes.size + 1), dtype="<i8").data)
 
 
 def _check_presence(bin_path: Path, idx_path: Path) -> None:

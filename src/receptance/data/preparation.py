@@ -22,9 +22,10 @@ from receptance.data.description import (
     SplitStatistics,
     read_description,
 )
-from receptance.data.indexed import TokenStoreWriter, store_files
+from receptance.data.indexed import store_files
 from receptance.data.sources import STANDARD_INPUT, Errors, Sources, keep_standard_input
 from receptance.data.split import Split, digest, pieces
+from receptance.data.store_writer import TokenStoreWriter
 from receptance.errors import ConfigError, DataError
 from receptance.tokenizers import Tokenizer, load_tokenizer, train_bpe
 

@@ -1,39 +1,62 @@
 """Training samples as a pure function of (seed, position), so that resuming needs nothing but the step.
 
-All tokens of a store are read as one ring. Each epoch cuts it into windows from another starting point,
-and takes the windows in another order. Order and starting point are computed, not stored: a Feistel network
-(a bijection of 2^2b numbers, whatever its round function is) walked until it lands below the wanted size
-(Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+A sample is a window of `context` tokens. Windows cross the borders of documents, as in RWKV-LM; with
+`reset_at_borders` each is cut there into rows, and every row is read from an empty state.
 """
 
 from __future__ import annotations
 
-import hashlib
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from receptance.data.indexed import TokenStore
+from receptance.data.order import OrderName, order_of
 from receptance.errors import ConfigError, DataError
 
-ROUNDS = 7
+NOT_LEARNT = -100  # as a target; torch and `kernels.linear_cross_entropy` leave it out
+SHORTEST_ROW = 64  # rows of fewer tokens count as such, because each brings a state with it
 
-Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Rows of tokens, and the tokens that follow one step later as their targets."""
+
+    tokens: NDArray[np.int64]  # [batch, time]
+    targets: NDArray[np.int64]  # [batch, time], NOT_LEARNT where there is nothing to learn
+    lengths: NDArray[np.int64] | None = None  # [batch], what follows is padding; None: all of each row counts
+
+    @property
+    def num_learnt(self) -> int:
+        """How many targets count: the weight of the batch's mean loss beside that of others."""
+        return int(np.count_nonzero(self.targets != NOT_LEARNT))
 
 
 class Windows:
-    """Windows of `context` tokens, each with the tokens that follow one step later as its targets.
+    """Windows of `context` tokens of a store, in the order of that name (see `data/order.py`).
 
-    `len(windows)` is the number of windows an epoch: every token is a target exactly once in it, but for a
-    rest shorter than one window, which lies elsewhere each epoch. Windows cross the borders of documents,
-    as in RWKV-LM.
+    `len(windows)` is the number of windows an epoch. Shuffled, every token is a target exactly once in it,
+    but for a rest shorter than one window, which lies elsewhere each epoch. Not learnt are the tokens that
+    the store's mask leaves out, and with `reset_at_borders` the first of each document, because nothing
+    comes before it.
 
-    Raises DataError where the store is smaller than one window, ConfigError for a context below 1.
+    Raises DataError where the store is smaller than one window or the order needs, ConfigError for a context
+    below 1 and an order that is none.
     """
 
-    def __init__(self, store: TokenStore, *, context: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        store: TokenStore,
+        *,
+        context: int,
+        seed: int = 0,
+        order: OrderName = "shuffled",
+        reset_at_borders: bool = False,
+    ) -> None:
         if operator.index(context) < 1:
             raise ConfigError(f"context is {context}, but it must be at least 1 token.")
         if store.tokens <= context:
@@ -44,42 +67,36 @@ class Windows:
             )
         self.store = store
         self.context = context
-        self.seed = operator.index(seed)
+        self.reset_at_borders = reset_at_borders
+        self.order = order_of(order, tokens=store.tokens, context=context, seed=operator.index(seed))
 
     def __len__(self) -> int:
-        return self.store.tokens // self.context
+        return len(self.order)
 
-    def batch(self, index: int, batch_size: int) -> Batch:
-        """Return (tokens, targets), both `[batch, time]`, of the samples from `index * batch_size` on.
+    def batch(self, index: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[Batch]:
+        """Return samples as one batch; where they are cut at borders, as one or more of about equal rows.
 
-        The same arguments give the same batch in any process, at any time. Samples go on over epochs.
+        Of `world_size` processes that read `batch_size` samples each, `rank` is this one: one after the
+        other, their batches are that of one process that reads `batch_size * world_size`. The same arguments
+        give the same batch in any process, at any time. Samples go on over epochs.
         """
-        return self.samples(index * batch_size, batch_size)
+        if not 0 <= rank < world_size:
+            raise ConfigError(
+                f"rank is {rank}, but of {world_size} processes it must be 0 to {world_size - 1}."
+            )
+        return self.samples((index * world_size + rank) * batch_size, batch_size)
 
-    def samples(self, first: int, count: int) -> Batch:
-        """Return (tokens, targets) of so many samples from one on: what `batch` returns, of any beginning."""
+    def samples(self, first: int, count: int) -> list[Batch]:
+        """Return so many samples from one on: what `batch` returns, of any beginning."""
         if first < 0 or count < 1:
             raise ConfigError(f"{count} samples from {first} on: the first is 0, the fewest are 1.")
-        starts = self.starts(np.arange(first, first + count))
-        ring = (starts[:, None] + np.arange(self.context + 1)) % self.store.tokens
-        return _split(self.store.flat[ring])
-
-    def starts(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return where samples begin in the store; samples `[n]` are counted from 0 over all epochs."""
-        epochs, within = np.divmod(samples, len(self))
-        starts = np.empty_like(samples)
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            offset, *keys = _random_words(self.seed, int(epoch))
-            order = permute(within[chosen], len(self), keys)
-            starts[chosen] = (offset % self.store.tokens + order * self.context) % self.store.tokens
-        return starts
+        return self._batches(self.order.starts(np.arange(first, first + count)), self.context)
 
     def sequential(self, batch_size: int, max_tokens: int | None = None) -> Iterator[Batch]:
-        """Yield (tokens, targets) in the order of the store: each of its first `max_tokens` targets once.
+        """Yield batches in the order of the store: each of its first `max_tokens` targets once.
 
-        Full windows come as `[batch, time]`; the last batch may have fewer rows, and a rest shorter than one
-        window follows as `[1, rest]`. So weigh each batch by the size of its targets.
+        The last full window may leave a batch with fewer rows, and a rest shorter than one window follows. So
+        weigh each batch by `num_learnt`.
         """
         if batch_size < 1 or (max_tokens is not None and max_tokens < 1):
             raise ConfigError(
@@ -89,39 +106,54 @@ class Windows:
         full = count // self.context
         for row in range(0, full, batch_size):
             starts = np.arange(row, min(row + batch_size, full)) * self.context
-            yield _split(self.store.flat[starts[:, None] + np.arange(self.context + 1)])
+            yield from self._batches(starts, self.context)
         if count % self.context:
-            yield _split(self.store.flat[None, full * self.context : count + 1])
+            yield from self._batches(np.array([full * self.context]), count % self.context)
+
+    def _batches(self, starts: NDArray[np.int64], time: int) -> list[Batch]:
+        """Return the windows of `time` tokens that begin at `starts`; the store is a ring."""
+        ring = (starts[:, None] + np.arange(time + 1)) % self.store.tokens
+        windows = self.store.flat[ring].astype(np.int64)
+        targets = windows[:, 1:].copy()  # a view of one row would be contiguous too, and be written to
+        if self.store.mask is not None:
+            targets[self.store.mask[ring[:, 1:]] == 0] = NOT_LEARNT
+        batch = Batch(tokens=windows[:, :-1].copy(), targets=targets)
+        if not self.reset_at_borders:
+            return [batch]
+        return _apart(batch, [self._borders(int(start), time) for start in starts])
+
+    def _borders(self, start: int, time: int) -> NDArray[np.int64]:
+        """Return where in a window documents begin: numbers from 1 to `time`, that of the last target."""
+        end = start + time + 1
+        wrapped = self.store.borders(0, max(0, end - self.store.tokens)) + self.store.tokens
+        here = self.store.borders(start + 1, min(end, self.store.tokens))
+        return np.concatenate([here, wrapped]) - start
 
 
-def permute(index: NDArray[np.int64], size: int, keys: list[int]) -> NDArray[np.int64]:
-    """Send each index below `size` to its place in an order of 0 to size - 1 that the keys decide."""
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    place = index.astype(np.uint64)
-    outside = np.ones(place.shape, bool)
-    while outside.any():
-        left, right = place[outside] >> half, place[outside] & mask
-        for key in keys:
-            left, right = right, left ^ (_scramble(right ^ np.uint64(key)) & mask)
-        place[outside] = (left << half) | right
-        outside = place >= size
-    return place.astype(np.int64)
+def _apart(batch: Batch, borders: Sequence[NDArray[np.int64]]) -> list[Batch]:
+    """Cut rows at borders, and gather those of about equal length into batches no larger than before."""
+    area = batch.tokens.size
+    time = batch.tokens.shape[1]
+    rows: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    for tokens, targets, cuts in zip(batch.tokens, batch.targets, borders, strict=True):
+        targets[cuts - 1] = NOT_LEARNT
+        edges = [0, *cuts[cuts < time].tolist(), time]
+        rows += [(tokens[a:b], targets[a:b]) for a, b in pairwise(edges)]
+    rows.sort(key=lambda row: -row[0].size)
+    batches = []
+    while rows:
+        count = max(1, area // max(SHORTEST_ROW, rows[0][0].size))
+        batches.append(_padded(rows[:count]))
+        rows = rows[count:]
+    return batches
 
 
-def _scramble(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Mix 64 bits: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def _random_words(seed: int, epoch: int) -> list[int]:
-    """Return 1 + ROUNDS words of 64 bits that depend on nothing else, not even on the version of numpy."""
-    digest = hashlib.blake2b(f"{seed} {epoch}".encode(), digest_size=8 * (1 + ROUNDS)).digest()
-    return [int.from_bytes(digest[i : i + 8], "little") for i in range(0, len(digest), 8)]
-
-
-def _split(windows: NDArray[np.integer]) -> Batch:
-    """Part windows `[batch, time + 1]` into tokens and targets `[batch, time]`."""
-    return windows[:, :-1].astype(np.int64, order="C"), windows[:, 1:].astype(np.int64, order="C")
+def _padded(rows: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Batch:
+    """Put rows, the longest first, above one another, and fill up what is shorter."""
+    lengths = np.array([tokens.size for tokens, _ in rows], np.int64)
+    tokens = np.zeros((len(rows), int(lengths[0])), np.int64)
+    targets = np.full_like(tokens, NOT_LEARNT)
+    is_real = np.arange(tokens.shape[1]) < lengths[:, None]
+    tokens[is_real] = np.concatenate([row for row, _ in rows])
+    targets[is_real] = np.concatenate([row for _, row in rows])
+    return Batch(tokens=tokens, targets=targets, lengths=lengths)

@@ -76,10 +76,18 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
-    """`[data]`: a folder that `receptance prepare` made, and how many tokens a sample has."""
+    """`[data]`: the text, and how it is cut into samples.
+
+    `folder` is what `receptance prepare` made, or the prefix of a `.bin/.idx` store of RWKV-LM; such a store
+    needs `tokenizer`, and may have `validation`, a second store that is held back.
+    """
 
     folder: Path
-    context: Positive
+    context: Positive  # tokens of a sample
+    tokenizer: str = ""  # of a store: its name, or its vocabulary file
+    validation: Path | None = None
+    order: Literal["shuffled", "prime-stride"] = "shuffled"  # the latter is RWKV-LM's, see data/order.py
+    reset_at_borders: bool = False  # read each document from an empty state, not from that of the one before
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -196,4 +204,12 @@ class Config:
         training = self.training
         if not (self.stages or training.max_steps or training.max_tokens or training.max_minutes):
             raise ValueError("[training]: the run would never end: set max_steps, max_tokens or max_minutes")
+        return self
+
+    @model_validator(mode="after")
+    def _shapes_are_fixed(self) -> Config:
+        if self.training.compile and self.data.reset_at_borders:
+            raise ValueError(
+                "[training]: compile needs batches of one shape, which data.reset_at_borders does not give"
+            )
         return self

@@ -1,4 +1,4 @@
-"""The text of a run: a folder that `receptance prepare` made, opened and checked against the model."""
+"""The text of a run: a prepared folder, or a bare store, opened and checked against the model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 
 from receptance import atomic
 from receptance.checkpoints import Checkpoint
-from receptance.data import Description, Windows, open_split, read_description
+from receptance.data import Description, TokenStore, Windows, open_split, read_description
+from receptance.data.bare_store import describe, is_bare_store
 from receptance.data.description import TRAIN, VALIDATION
-from receptance.errors import ConfigError
+from receptance.errors import ConfigError, DataError
+from receptance.tokenizers import load_tokenizer
 from receptance.training.config import DataConfig
 
 
@@ -20,13 +22,14 @@ class Corpus:
     """Windows over the two splits, and what `data.json` says of them."""
 
     folder: Path
+    tokenizer_file: Path | None  # None where its name suffices
     description: Description
     training: Mapping[int, Windows]  # by their context, of which each stage of a run has one
     validation: Windows | None  # None where nothing was held back
 
     def bits_per_byte(self, nats_per_token: float, split: str) -> float:
         """Return a loss in a unit that vocabularies do not change; of the split that it was measured on."""
-        return nats_per_token / (math.log(2) * self.description.splits[split].bytes_per_token)
+        return nats_per_token / (math.log(2) * self.description.splits[split].bytes_per_learnt_token)
 
     def identity(self) -> dict[str, object]:
         """Return what tells this text from another, for a run that wants to go on with the same."""
@@ -57,14 +60,14 @@ class Corpus:
 
     def check_tokenizer(self, initial: Checkpoint) -> None:
         """Raise ConfigError where a checkpoint was trained with another tokenizer, as far as it tells."""
-        needed, file = self.description, self.description.tokenizer_file
+        needed, file = self.description, self.tokenizer_file
         if initial.tokenizer not in (None, needed.tokenizer):
             raise ConfigError(
                 f"{initial.path} was trained with the tokenizer {initial.tokenizer!r}, but {self.folder} was "
                 f"prepared with {needed.tokenizer!r}. Prepare the text again with the former."
             )
-        beside = initial.files[0].parent / file if file else None
-        if file and beside and beside.is_file() and beside.read_bytes() != (self.folder / file).read_bytes():
+        beside = initial.files[0].parent / file.name if file else None
+        if file and beside and beside.is_file() and beside.read_bytes() != file.read_bytes():
             raise ConfigError(
                 f"{beside} is not the tokenizer that {self.folder} was prepared with. Prepare the text again "
                 "with it, so that the model meets the tokens that it knows."
@@ -72,33 +75,80 @@ class Corpus:
 
     def copy_tokenizer(self, folder: Path) -> None:
         """Put the tokenizer's file, where it has one, into the folder of a checkpoint."""
-        name = self.description.tokenizer_file
-        if name is not None:
-            contents = (self.folder / name).read_bytes()
-            with atomic.write(folder / name) as temporary:
-                temporary.write_bytes(contents)
+        if self.tokenizer_file is not None:
+            atomic.write_bytes(folder / self.tokenizer_file.name, self.tokenizer_file.read_bytes())
 
 
 def open_corpus(config: DataConfig, seed: int, contexts: Collection[int] = ()) -> Corpus:
-    """Open a prepared folder for training, in samples of the given contexts; without any, of the config's.
+    """Open a prepared folder, or a store that another program made, in samples of the given contexts.
 
-    Raises DataError where it is unfinished or damaged, or its training split is smaller than one sample.
+    Without any, they have the config's.
+
+
+    Raises DataError where it is unfinished or damaged, where its training split is smaller than one sample,
+    or nothing of it is to be learnt; ConfigError where keys of `config` contradict it.
     """
+    if is_bare_store(config.folder):
+        return _open_bare_store(config, seed, contexts)
     description = read_description(config.folder)
-    store = open_split(config.folder, TRAIN)
+    if config.tokenizer or config.validation:
+        key = "tokenizer" if config.tokenizer else "validation"
+        raise ConfigError(
+            f"data.{key} is {str(getattr(config, key))!r}, but {config.folder} was made by "
+            "`receptance prepare` and brings its own. Leave the key out."
+        )
+    held_back = VALIDATION in description.splits
+    file = description.tokenizer_file
     return Corpus(
         folder=config.folder,
+        tokenizer_file=config.folder / file if file else None,
         description=description,
-        training={
-            context: Windows(store, context=context, seed=seed) for context in contexts or (config.context,)
-        },
-        validation=_validation(config, description),
+        training=_training(config, open_split(config.folder, TRAIN), seed, contexts),
+        validation=_validation(config, open_split(config.folder, VALIDATION) if held_back else None),
     )
 
 
-def _validation(config: DataConfig, description: Description) -> Windows | None:
+def _open_bare_store(config: DataConfig, seed: int, contexts: Collection[int]) -> Corpus:
+    if not config.tokenizer:
+        raise ConfigError(
+            f"{config.folder} is a store that does not say what tokenizer made it. Set data.tokenizer to its "
+            "name (world, 20b) or its vocabulary file."
+        )
+    tokenizer = load_tokenizer(config.tokenizer)
+    file = Path(config.tokenizer).expanduser()
+    train = TokenStore(config.folder)
+    validation = TokenStore(config.validation) if config.validation else None
+    return Corpus(
+        folder=config.folder,
+        tokenizer_file=file if file.is_file() else None,
+        description=describe(tokenizer, train, validation),
+        training=_training(config, train, seed, contexts),
+        validation=_validation(config, validation),
+    )
+
+
+def _training(
+    config: DataConfig, store: TokenStore, seed: int, contexts: Collection[int]
+) -> dict[int, Windows]:
+    if store.mask is not None and not store.mask.any():
+        raise DataError(
+            f"{store.bin_path}: its mask says that no token is to be learnt. Prepare texts or answers too."
+        )
+    return {
+        context: Windows(
+            store,
+            context=context,
+            seed=seed,
+            order=config.order,
+            reset_at_borders=config.reset_at_borders,
+        )
+        for context in contexts or (config.context,)
+    }
+
+
+def _validation(config: DataConfig, store: TokenStore | None) -> Windows | None:
     """Open the split that was held back, if there is one to measure a loss on, however short."""
-    if VALIDATION not in description.splits or description.splits[VALIDATION].tokens < 2:
+    if store is None or store.tokens < 2 or (store.mask is not None and not store.mask[1:].any()):
         return None
-    store = open_split(config.folder, VALIDATION)
-    return Windows(store, context=min(config.context, store.tokens - 1))
+    context = min(config.context, store.tokens - 1)
+    return Windows(store, context=context, reset_at_borders=config.reset_at_borders)

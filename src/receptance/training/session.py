@@ -29,6 +29,8 @@ from receptance.training.trainer import Progress, Result, Trainer, Validation
 FIXED = (
     "run.seed",
     *(f"model.{field.name}" for field in fields(ModelConfig)),
+    "data.order",
+    "data.reset_at_borders",
     "training.dtype",
 )
 

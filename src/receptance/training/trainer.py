@@ -19,7 +19,6 @@ from receptance import checkpoints, kernels
 from receptance.data.description import TRAIN, VALIDATION
 from receptance.data.windows import Batch
 from receptance.errors import CheckpointError, TrainingError
-from receptance.kernels.cross_entropy_autograd import IGNORED
 from receptance.models import AnyModel
 from receptance.training.config import Config
 from receptance.training.corpus import Corpus
@@ -33,8 +32,8 @@ from receptance.training.timetable import Timetable
 # What a step tells its watcher and not the log.
 PASSING = ("share", "seconds_left", "validation")
 
-# tokens, targets, weight of the max-logit penalty -> loss to differentiate, nats per token
-Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+# tokens, targets, lengths, weight of the max-logit penalty -> loss to differentiate, nats per token
+Loss = Callable[[Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +108,10 @@ class Trainer:
         self._started = time.monotonic()
         self._share_at_start = self._share()
 
-        def loss(tokens: Tensor, targets: Tensor, max_logit_weight: float) -> tuple[Tensor, Tensor]:
-            hidden, _ = model.features(tokens)
+        def loss(
+            tokens: Tensor, targets: Tensor, lengths: Tensor | None, max_logit_weight: float
+        ) -> tuple[Tensor, Tensor]:
+            hidden, _ = model.features(tokens, lengths=lengths)
             return kernels.linear_cross_entropy(hidden, model.head.weight, targets, max_logit_weight)
 
         self._eager_loss: Loss = loss
@@ -178,17 +179,19 @@ class Trainer:
         stage = self.timetable.stage(step)
         windows = self.corpus.training[stage.context]
         batches = [
-            windows.samples(stage.sample(step, part), stage.batch_size) for part in range(stage.accumulation)
+            batch
+            for part in range(stage.accumulation)
+            for batch in windows.samples(stage.sample(step, part), stage.batch_size)
         ]
-        counts = [int((targets != IGNORED).sum()) for _, targets in batches]
-        total = max(sum(counts), 1)
+        # Each token weighs the same, in whichever batch it lies.
+        total = max(sum(batch.num_learnt for batch in batches), 1)
         losses = []
-        for batch, count in zip(batches, counts, strict=True):
-            tokens, targets = self._on_device(batch)
-            loss, nats = self._loss(tokens, targets, self.config.training.max_logit_weight)
-            (loss * (count / total)).backward()  # type: ignore[no-untyped-call]
+        for batch in batches:
+            weight = batch.num_learnt / total
+            loss, nats = self._loss(*self._on_device(batch), self.config.training.max_logit_weight)
+            (loss * weight).backward()  # type: ignore[no-untyped-call]
             self.optimizer.collect()
-            losses.append(nats.double() * (count / total))
+            losses.append(nats.double() * weight)
         mean = float(torch.stack(losses).sum())
         if not math.isfinite(mean):
             raise TrainingError(f"{self._place(step + 1)}: the loss is {mean}. {self._way_back()}")
@@ -202,12 +205,12 @@ class Trainer:
         training = self.config.training
         total, count = 0.0, 0
         for batch in self.corpus.validation.sequential(training.batch_size, training.validation_tokens):
-            tokens, targets = self._on_device(batch)
-            _, nats = self._eager_loss(tokens, targets, 0.0)
-            counted = int((targets != IGNORED).sum())
-            total += float(nats) * counted
-            count += counted
-        loss = total / max(count, 1)
+            _, nats = self._eager_loss(*self._on_device(batch), 0.0)
+            total += float(nats) * batch.num_learnt
+            count += batch.num_learnt
+        if not count:
+            return None
+        loss = total / count
         if not math.isfinite(loss):
             raise TrainingError(
                 f"{self._place(self.position.step)}: the validation loss is {loss}. {self._way_back()}"
@@ -266,9 +269,11 @@ class Trainer:
             "--optimizer.learning_rate=… where they help."
         )
 
-    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        tokens, targets = (torch.from_numpy(part).to(self.model.device) for part in batch)
-        return tokens, targets
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        tokens, targets = (
+            torch.from_numpy(part).to(self.model.device) for part in (batch.tokens, batch.targets)
+        )
+        return tokens, targets, None if batch.lengths is None else torch.from_numpy(batch.lengths)
 
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.position.step % every == 0
