@@ -30,7 +30,7 @@ class ChannelMixer {
     });
     work_.meet_after_tokens();
     work_.multiply({{mix.key, key_input_, k_}, {mix.receptance, receptance_input_, r_}});
-    seen_.keep(work_.part(work_.call.after.channel_shift, layer, channels));
+    seen_.keep(&States::channel_shift, layer);
     work_.each_token([&](std::int64_t token) {
       const float *k = k_ + token * wide;
       map(hidden_.at(token), wide, [=](auto at) { return squared_relu(at(k)); });

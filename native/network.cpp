@@ -97,7 +97,7 @@ class Evaluator {
 
 template <class TimeMixer>
 Storage counted(const Work &work) {
-  Storage storage{Arena(nullptr), Arena(nullptr), work.span.tokens()};
+  Storage storage{Arena(nullptr), Arena(nullptr), work.span.tokens(), work.call.stepwise};
   Evaluator<TimeMixer>(work, storage);
   return storage;
 }
@@ -117,7 +117,7 @@ struct Evaluate {
       const std::int64_t own = counted<TimeMixer>(work).own.bytes(), count = copies(span, team);
       char *begin = static_cast<char *>(call.scratch);
       char *mine = count > 1 ? begin + team.thread() * own : begin;
-      Storage storage{Arena(mine), Arena(begin + count * own), span.tokens()};
+      Storage storage{Arena(mine), Arena(begin + count * own), span.tokens(), call.stepwise};
       Evaluator<TimeMixer>(work, storage).run();
     });
   }

@@ -72,9 +72,11 @@ struct States {
 
 struct Evaluation {
   const std::int64_t *tokens;  // [batch, time], each below the vocabulary
-  States before, after;        // `after` shares no memory with `before`
+  States before;
+  const States *after;         // one, or, when stepwise, one for each time; they share no memory with `before`
   float *logits;               // [batch, time, vocabulary]
   bool last_only;              // logits are [batch, vocabulary], those of the last token
+  bool stepwise;               // all to the bit as if one time were read after the other
   std::int64_t batch, time;
   void *scratch;               // so many bytes as scratch_bytes says, at a multiple of 64
 };

@@ -61,13 +61,13 @@ void tile_bfloat16(const Place &place) {
   sums.store(place);
 }
 
-// Whether so many tokens are rounded to bfloat16, which this level then multiplies twice as fast. The few that memory
+// Whether inputs are rounded to bfloat16, which this level then multiplies twice as fast. The few tokens that memory
 // leaves time for are not.
-constexpr bool rounds_to_halves(std::int64_t tokens) {
+constexpr bool rounds_to_halves(const Inputs &inputs) {
 #if defined(__AVX512BF16__)
-  return tokens > 2;
+  return inputs.tokens > 2 && !inputs.exact;
 #else
-  return tokens < 0;
+  return inputs.tokens < 0;
 #endif
 }
 
@@ -147,11 +147,11 @@ void tile_integers(const Place &place) {
 using Tile = void (*)(const Place &);
 
 template <int TOKENS, int PANELS>
-Tile tile_of(Format format, std::int64_t tokens) {
+Tile tile_of(Format format, const Inputs &inputs) {
   switch (format) {
     case Format::float32: return tile_float32<TOKENS, PANELS>;
     case Format::bfloat16:
-      return rounds_to_halves(tokens) ? tile_halves<TOKENS, PANELS> : tile_bfloat16<TOKENS, PANELS>;
+      return rounds_to_halves(inputs) ? tile_halves<TOKENS, PANELS> : tile_bfloat16<TOKENS, PANELS>;
     case Format::int8: return tile_integers<Format::int8, TOKENS, PANELS>;
     case Format::int4: return tile_integers<Format::int4, TOKENS, PANELS>;
   }
@@ -171,7 +171,7 @@ constexpr int most_tokens(int panels) {
 // All tokens from place.token on, at most MOST at a time, with so many panels.
 template <int PANELS, int MOST>
 void multiply_tokens(Place place) {
-  const Tile tile = tile_of<MOST, PANELS>(place.matrix.format, place.inputs.tokens);
+  const Tile tile = tile_of<MOST, PANELS>(place.matrix.format, place.inputs);
   for (; place.inputs.tokens - place.token >= MOST; place.token += MOST, place.y += MOST * place.y_stride) tile(place);
   if constexpr (MOST > 1) multiply_tokens<PANELS, MOST / 2>(place);
 }
@@ -246,7 +246,7 @@ void round_to_integers(const float *group, std::int8_t *rounded, float &scale, s
 void prepare(Format format, const Inputs &inputs, std::int64_t begin, std::int64_t end) {
   const std::int64_t groups = groups_of(inputs.columns);
   const bool to_integers = format == Format::int8 || format == Format::int4;
-  if (!to_integers && !(format == Format::bfloat16 && rounds_to_halves(inputs.tokens))) return;
+  if (!to_integers && !(format == Format::bfloat16 && rounds_to_halves(inputs))) return;
   for (std::int64_t token = begin; token < end; ++token)
     for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t at = token * groups + g, left = inputs.columns - g * GROUP_COLUMNS;
@@ -268,7 +268,7 @@ void multiply(const Matrix &matrix, const Inputs &inputs, float *y, std::int64_t
   const std::int64_t bytes = panel_bytes(matrix.format, matrix.columns);
   const Place place{matrix, inputs, y + begin * PANEL_ROWS, y_stride, bytes, 0, begin, 0};
 #if defined(__AMX_BF16__)
-  if (matrix.format == Format::bfloat16 && rounds_to_halves(inputs.tokens)) return multiply_amx(place, begin, end);
+  if (matrix.format == Format::bfloat16 && rounds_to_halves(inputs)) return multiply_amx(place, begin, end);
 #endif
   if (inputs.tokens == 1)
     multiply_panels<4>(place, begin, end);

@@ -31,7 +31,8 @@ struct Matrix {
 // Several tokens' inputs of matrices, prepared once for a format and read by every matrix in it. The caller owns all
 // arrays, and may leave out (null) those of formats that it does not use. int8 and int4 weights always multiply inputs
 // rounded to int8, with a scale for every 32 columns; bfloat16 weights multiply float32, or, several tokens at once on
-// processors that have instructions for it, inputs rounded to bfloat16.
+// processors that have instructions for it, inputs rounded to bfloat16. Where it must be `exact`, the products of each
+// token are to the bit those of the token alone, in every format.
 struct Inputs {
   std::int64_t tokens, columns;
   const float *x;        // [token, column]
@@ -39,6 +40,7 @@ struct Inputs {
   std::int8_t *rounded;  // for int8 and int4: [token, column rounded up to 32]
   float *scales;         // for int8 and int4: [token, group]
   std::int32_t *sums;    // for int8 and int4: [token, group], minus the sums of the rounded
+  bool exact = false;
 };
 
 static inline std::int64_t groups_of(std::int64_t columns) { return (columns + GROUP_COLUMNS - 1) / GROUP_COLUMNS; }

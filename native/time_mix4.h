@@ -36,7 +36,7 @@ class TimeMixer4 {
     work_.multiply({{layer.key, key_input_, k_},
                     {layer.value, value_input_, v_},
                     {layer.receptance, receptance_input_, r_}});
-    seen_.keep(work_.part(work_.call.after.time_shift, index, channels));
+    seen_.keep(&States::time_shift, index);
     remember(layer, index);
     work_.meet();
     work_.each_token([&](std::int64_t token) { output_input_.round_for(layer.output, token); });
@@ -54,18 +54,21 @@ class TimeMixer4 {
   // Shared by rows of the batch and, where these are few, by channels in steps of a cache line.
   void remember(const Layer4 &layer, std::int64_t index) const {
     const std::int64_t channels = work_.network.memory_channels, time = work_.span.time, rows = work_.span.rows;
-    const auto part = [&](float *sums) { return work_.part(sums, index, channels); };
-    float *const *before = work_.before().memory, *const *after = work_.call.after.memory;
-    const Wkv4Forward args{Type::float32, k_, v_, layer.decay, layer.bonus,
-                           part(before[0]), part(before[1]), part(before[2]), y_,
-                           part(after[0]), part(after[1]), part(after[2]), nullptr, rows, time, channels};
     constexpr std::int64_t line = 16;
     const std::int64_t lines = (channels + line - 1) / line, pieces = rows < work_.threads() ? work_.threads() : 1;
     work_.share(rows * pieces, [&](std::int64_t i) {
       const std::int64_t row = i / pieces, piece = i % pieces;
       const std::int64_t begin = lines * piece / pieces * line, end = lines * (piece + 1) / pieces * line;
       const std::int64_t size = (end < channels ? end : channels) - begin;
-      wkv4_forward(args, row, begin, begin + size);
+      work_.each_step([&](std::int64_t t, std::int64_t length, const States &before, const States &after) {
+        const std::int64_t first = (row * time + t) * channels;
+        const auto part = [&](float *sums) { return work_.part(sums, index, channels) + row * channels; };
+        const Wkv4Forward args{Type::float32, k_ + first, v_ + first, layer.decay, layer.bonus,
+                               part(before.memory[0]), part(before.memory[1]), part(before.memory[2]), y_ + first,
+                               part(after.memory[0]), part(after.memory[1]), part(after.memory[2]), nullptr,
+                               1, length, channels};
+        wkv4_forward(args, 0, begin, begin + size);
+      });
       for (std::int64_t token = row * time; token < (row + 1) * time; ++token) {
         float *y = y_ + token * channels + begin;
         const float *r = r_ + token * channels + begin;

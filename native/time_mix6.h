@@ -47,7 +47,7 @@ class TimeMixer6 {
                     {layer.value, v, v_},
                     {layer.receptance, r, r_},
                     {layer.gate, g, g_}});
-    seen_.keep(work_.part(work_.call.after.time_shift, index, channels_));
+    seen_.keep(&States::time_shift, index);
     if (layer.decay_one.panels) {
       decay_.activate(work_, layer.decay_one, layer.decay_two, [](Vector x) { return tanh(x); });
       work_.meet_after_tokens();
@@ -113,12 +113,6 @@ class TimeMixer6 {
 
   void remember(const Layer6 &layer, std::int64_t index) const {
     const std::int64_t heads = work_.network.heads, size = channels_ / heads, time = work_.span.time;
-    MatrixRecurrence args{};
-    args.type = Type::float32;
-    args.r = r_, args.k = k_, args.v = v_, args.w = w_, args.u = layer.bonus, args.y = y_;
-    args.state = work_.part(work_.before().memory[0], index, heads * size * size);
-    args.state_end = work_.part(work_.call.after.memory[0], index, heads * size * size);
-    args.batch = work_.span.rows, args.time = time, args.head = heads, args.key = args.value = size;
     work_.share(work_.span.rows * heads, [&](std::int64_t i) {
       const std::int64_t row = i / heads, channel = i % heads * size;
       const float *decay = layer.decay + channel;
@@ -129,10 +123,13 @@ class TimeMixer6 {
         else
           copy(decay, size, w);
       }
-      if (time == 1 && size % LANES == 0)
-        step(args, i);
-      else
-        wkv6(args, i);
+      const auto memory = [&](const States &of) {
+        return work_.part(of.memory[0], index, heads * size * size) + i * size * size;
+      };
+      work_.each_step([&](std::int64_t t, std::int64_t length, const States &before, const States &after) {
+        const std::int64_t at_token = (row * time + t) * channels_ + channel;
+        pass(layer.bonus + channel, at_token, length, size, memory(before), memory(after));
+      });
       const Norm norm{layer.head_norm.weight + channel, layer.head_norm.bias + channel};
       for (std::int64_t t = 0; t < time; ++t) {
         const std::int64_t at_token = (row * time + t) * channels_ + channel;
@@ -144,12 +141,21 @@ class TimeMixer6 {
     });
   }
 
-  void step(const MatrixRecurrence &args, std::int64_t head) const {
-    const std::int64_t size = args.key, first = head * size;
-    float *w = w_ + first;
-    map(w, size, [=](auto at) { return exponential(at(w)); });
-    step6({r_ + first, w, k_ + first, v_ + first, nullptr, nullptr, y_ + first}, args.u + head % args.head * size, size,
-          args.state + first * size, args.state_end + first * size);
+  // One head's memory meets some tokens; `at_token` is the place of the first in [token, channel].
+  void pass(const float *bonus, std::int64_t at_token, std::int64_t time, std::int64_t size, const float *before,
+            float *after) const {
+    const float *r = r_ + at_token, *k = k_ + at_token, *v = v_ + at_token;
+    float *w = w_ + at_token, *y = y_ + at_token;
+    if (time == 1 && size % LANES == 0) {
+      map(w, size, [=](auto at) { return exponential(at(w)); });
+      return step6({r, w, k, v, nullptr, nullptr, y}, bonus, size, before, after);
+    }
+    MatrixRecurrence args{};
+    args.type = Type::float32;
+    args.r = r, args.k = k, args.v = v, args.w = w, args.u = bonus, args.y = y;
+    args.state = before, args.state_end = after;
+    args.batch = 1, args.time = time, args.head = work_.network.heads, args.key = args.value = size;
+    wkv6(args, 0);
   }
 };
 

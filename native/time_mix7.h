@@ -60,7 +60,7 @@ class TimeMixer7 {
                     {layer.a1, a_input_, a_low_.low},
                     {layer.v1, v_input_, v_low_.low},
                     {layer.g1, g_input_, g_low_.low}});
-    seen_.keep(work_.part(work_.call.after.time_shift, index, channels_));
+    seen_.keep(&States::time_shift, index);
     w_low_.activate(work_, layer.w1, layer.w2, [](Vector x) { return tanh(x); });
     a_low_.activate(work_, layer.a1, layer.a2, [](Vector x) { return x; });
     if (!is_first) v_low_.activate(work_, layer.v1, layer.v2, [](Vector x) { return x; });
@@ -90,31 +90,36 @@ class TimeMixer7 {
 
   void remember(const Layer7 &layer, std::int64_t index, float *v) const {
     const std::int64_t heads = work_.network.heads, size = channels_ / heads, time = work_.span.time;
-    MatrixRecurrence args{};
-    args.type = Type::float32;
-    args.value_first = true;
-    args.r = r_, args.k = k_, args.v = v, args.w = w_, args.a = kappa_, args.b = a_, args.y = y_;
-    args.state = work_.part(work_.before().memory[0], index, heads * size * size);
-    args.state_end = work_.part(work_.call.after.memory[0], index, heads * size * size);
-    args.batch = work_.span.rows, args.time = time, args.head = heads, args.key = args.value = size;
     work_.share(work_.span.rows * heads, [&](std::int64_t i) {
       const std::int64_t first = i / heads * time * channels_ + i % heads * size, channel = i % heads * size;
       for (std::int64_t t = 0; t < time; ++t) bring(layer, first + t * channels_, channel, size, v);
-      if (time == 1 && size % LANES == 0)
-        step(args, i);
-      else
-        wkv7(args, i);
+      const auto memory = [&](const States &of) {
+        return work_.part(of.memory[0], index, heads * size * size) + i * size * size;
+      };
+      work_.each_step([&](std::int64_t t, std::int64_t length, const States &before, const States &after) {
+        pass(v, first + t * channels_, length, size, memory(before), memory(after));
+      });
       for (std::int64_t t = 0; t < time; ++t) gate(layer, first + t * channels_, channel, size, v);
     });
   }
 
-  void step(const MatrixRecurrence &args, std::int64_t head) const {
-    const std::int64_t size = args.key, first = head * size;
-    float *w = w_ + first;
-    map(w, size, [=](auto at) { return exponential(at(w)); });
-    const auto *v = static_cast<const float *>(args.v) + first;
-    step7({r_ + first, w, k_ + first, v, kappa_ + first, a_ + first, y_ + first},
-          decayed_r_ + first, size, args.state + first * size, args.state_end + first * size);
+  // One head's memory meets some tokens; `at_token` is the place of the first in [token, channel].
+  void pass(const float *values, std::int64_t at_token, std::int64_t time, std::int64_t size, const float *before,
+            float *after) const {
+    const float *r = r_ + at_token, *k = k_ + at_token, *v = values + at_token;
+    const float *kappa = kappa_ + at_token, *a = a_ + at_token;
+    float *w = w_ + at_token, *y = y_ + at_token;
+    if (time == 1 && size % LANES == 0) {
+      map(w, size, [=](auto at) { return exponential(at(w)); });
+      return step7({r, w, k, v, kappa, a, y}, decayed_r_ + at_token, size, before, after);
+    }
+    MatrixRecurrence args{};
+    args.type = Type::float32;
+    args.value_first = true;
+    args.r = r, args.k = k, args.v = v, args.w = w, args.a = kappa, args.b = a, args.y = y;
+    args.state = before, args.state_end = after;
+    args.batch = 1, args.time = time, args.head = work_.network.heads, args.key = args.value = size;
+    wkv7(args, 0);
   }
 
   // Make what one head's memory is given of what the matrices gave; `at_token` is its place in [token, channel].

@@ -48,6 +48,7 @@ class Arena {
 struct Storage {
   Arena own, shared;
   std::int64_t tokens;
+  bool stepwise;
 };
 
 // The inputs of matrices, which the work on tokens fills in; `x` may be given, to be only rounded there.
@@ -64,6 +65,7 @@ struct Input : Inputs {
     rounded = storage.own.take<std::int8_t>(storage.tokens * padded);
     scales = storage.own.take<float>(storage.tokens * groups);
     sums = storage.own.take<std::int32_t>(storage.tokens * groups);
+    exact = storage.stepwise;
   }
   float *at(std::int64_t token) const { return values + token * columns; }
   void round_for(const Matrix &matrix, std::int64_t token) const { prepare(matrix.format, *this, token, token + 1); }
@@ -122,7 +124,16 @@ class Work {
   float *part(float *state, std::int64_t layer, std::int64_t size) const {
     return state + (layer * call.batch + span.row) * size;
   }
-  const States &before() const { return span.is_first ? call.before : call.after; }
+  // The state before the span, and the one for what comes after its time t.
+  const States &before() const { return span.is_first ? call.before : after(-1); }
+  const States &after(std::int64_t t) const { return call.after[call.stepwise ? span.begin + t : 0]; }
+
+  // The parts of the span, of `length` times from t on, that a memory goes through at once.
+  template <class Function>
+  void each_step(Function f) const {
+    const std::int64_t length = call.stepwise ? 1 : span.time;
+    for (std::int64_t t = 0; t < span.time; t += length) f(t, length, t ? after(t - 1) : before(), after(t));
+  }
   int threads() const { return team_.size(); }
 
  private:
@@ -175,10 +186,13 @@ class Seen {
     });
     work_.meet_after_tokens();
   }
-  // After all have met, because `after` may be where `before` is.
-  void keep(float *after) const {
-    work_.share(work_.span.rows, [&](std::int64_t row) {
-      copy(slot((row + 1) * work_.span.time - 1), channels_, after + row * channels_);
+  // After all have met, because what is before and after may be in the same place.
+  void keep(float *States::*shift, std::int64_t layer) const {
+    work_.each_step([&](std::int64_t t, std::int64_t length, const States &, const States &after) {
+      float *to = work_.part(after.*shift, layer, channels_);
+      work_.share(work_.span.rows, [&](std::int64_t row) {
+        copy(slot(row * work_.span.time + t + length - 1), channels_, to + row * channels_);
+      });
     });
   }
 

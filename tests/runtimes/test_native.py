@@ -21,7 +21,7 @@ from receptance.models import (
     RWKV7Config,
     State,
 )
-from receptance.quantization.packed import Format, PackedMatrix
+from receptance.quantization.packed import FORMATS, Format, PackedMatrix
 from receptance.runtimes import NativeModel
 from receptance.runtimes import native as native_runtime
 from tests.models.examples import EXAMPLES, SIZES, example
@@ -151,6 +151,45 @@ def test_the_number_of_threads_changes_no_bit(generation: str, dtype: Format) ->
         (logits, end), (same_logits, same_end) = one(tokens, state), three(tokens, state)
         assert torch.equal(logits, same_logits)
         assert same_bits(end, same_end)
+
+
+@pytest.mark.parametrize("level", native.levels())
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_span_in_steps_gives_every_bit_of_single_tokens(generation: str, dtype: Format, level: str) -> None:
+    model = model_of(generation)
+    with native.use_level(level):
+        single = NativeModel.pack(model, dtype, threads=1)
+        tokens, state = tokens_of(1, 19), state_after_text(model, 1)
+        expected = []
+        for token in tokens[0]:
+            logits, state = single(token.view(1, 1), state)
+            expected.append((logits, state))
+        for threads in (1, 2, 3):
+            packed = NativeModel.pack(model, dtype, threads=threads)
+            state, read = state_after_text(model, 1), 0
+            for size in (1, 2, 3, 5, 8):
+                span, states = packed.steps(tokens[:, read : read + size], state)
+                for index, (logits, after) in enumerate(expected[read : read + size]):
+                    assert torch.equal(span[:, index : index + 1], logits)
+                    assert same_bits(states[index], after)
+                state, read = states[-1], read + size
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("generation", EXAMPLES)
+def test_steps_of_many_long_texts_are_those_of_each_alone(generation: str, dtype: Format) -> None:
+    model = model_of(generation)
+    packed = NativeModel.pack(model, dtype, threads=2)
+    for batch, time in ((3, 4), (2, 300)):  # 300 tokens do not go through at once
+        tokens, state = tokens_of(batch, time), state_after_text(model, batch)
+        logits, states = packed.steps(tokens, state)
+        for row in range(batch):
+            after = state.row(row)
+            for t in range(time):
+                alone, after = packed(tokens[row : row + 1, t : t + 1], after)
+                assert torch.equal(alone[0, 0], logits[row, t])
+                assert same_bits(after, states[t].row(row))
 
 
 @pytest.mark.parametrize("cut", [1, 2, 300])

@@ -7,6 +7,7 @@ weights are; with int8 and int4 weights, what meets a matrix is rounded to int8,
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache, partial
 
 import torch
@@ -102,18 +103,38 @@ class NativeModel:
         Raises ConfigError when tokens are not integers `[batch, time]` of ids of the model, the state is not
         one of this model and batch, or lengths are not integers `[batch]` from 0 to time.
         """
+        before = self._before(tokens, state)
+        tokens = tokens.to("cpu", torch.int64).contiguous()
+        if lengths is None:
+            return self._read(tokens, before, last_only)
+        check_lengths(lengths, *tokens.shape)
+        return self._read_rows(tokens, before, lengths.to("cpu", torch.int64), last_only)
+
+    def steps(
+        self, tokens: Int[Tensor, "batch time"], state: State | None = None
+    ) -> tuple[Float[Tensor, "batch time vocabulary"], list[State]]:
+        """Read a short span as if token by token; return the logits, and the state after each token.
+
+        All are to the bit what each text alone gives, a call for each token. But the weights are read once,
+        so that a few tokens take little longer than one. Tokens, state and errors are as in a call.
+        """
+        before = self._before(tokens, state)
+        tokens = tokens.to("cpu", torch.int64).contiguous()
+        batch, time = tokens.shape
+        logits = torch.empty(batch, time, self.config.vocabulary_size)
+        after = [self._new_state(batch) for _ in range(time)]
+        self._evaluate(tokens, before, logits, after, stepwise=True)
+        return logits, after
+
+    def _before(self, tokens: Tensor, state: State | None) -> State:
+        """Return the state before the tokens, when both fit."""
         if tokens.ndim != 2 or tokens.is_floating_point() or not tokens.numel():
             raise ConfigError(
                 f"tokens are {tokens.dtype} of shape {tuple(tokens.shape)}, but they must be integers of "
                 "shape [batch, time], both at least 1"
             )
-        batch, time = tokens.shape
-        tokens = tokens.to("cpu", torch.int64).contiguous()
-        before = self.initial_state(batch) if state is None else self._checked(state, batch)
-        if lengths is None:
-            return self._read(tokens, before, last_only)
-        check_lengths(lengths, batch, time)
-        return self._read_rows(tokens, before, lengths.to("cpu", torch.int64), last_only)
+        batch = len(tokens)
+        return self.initial_state(batch) if state is None else self._checked(state, batch)
 
     def _read_rows(
         self, tokens: Tensor, before: State, lengths: Tensor, last_only: bool
@@ -138,21 +159,24 @@ class NativeModel:
 
     def _read(self, tokens: Tensor, before: State, last_only: bool) -> tuple[Tensor, State]:
         batch, time = tokens.shape
-        after = self._new_state(batch)
         logits = torch.empty(batch, 1 if last_only else time, self.config.vocabulary_size)
+        after = self._new_state(batch)
+        self._evaluate(tokens, before, logits, [after], last_only=last_only)
+        return logits, after
+
+    def _evaluate(
+        self, tokens: Tensor, before: State, logits: Tensor, after: Sequence[State], **how: bool
+    ) -> None:
+        batch, time = tokens.shape
         call = Evaluation(
             tokens=tokens.data_ptr(),
             before=_pointers(before),
-            after=_pointers(after),
+            after=(States * len(after))(*map(_pointers, after)),
             logits=logits.data_ptr(),
-            last_only=last_only,
             batch=batch,
             time=time,
+            **how,
         )
-        self._evaluate(call, tokens)
-        return logits, after
-
-    def _evaluate(self, call: Evaluation, tokens: Tensor) -> None:
         library = _library()
         network, evaluation = ctypes.byref(self._network), ctypes.byref(call)
         size = library.receptance_scratch_bytes(network, evaluation, self.threads)

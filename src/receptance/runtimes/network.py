@@ -89,9 +89,10 @@ class Evaluation(ctypes.Structure):
 
     _fields_ = (
         ("tokens", _POINTER),
-        *_fields("before after", States),
+        ("before", States),
+        ("after", ctypes.POINTER(States)),
         ("logits", _POINTER),
-        ("last_only", ctypes.c_bool),
+        *_fields("last_only stepwise", ctypes.c_bool),
         *_fields("batch time", _SIZE),
         ("scratch", _POINTER),
     )
