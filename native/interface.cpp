@@ -1,6 +1,7 @@
 // The kernels as Python calls them: pointers and sizes in, the work shared between threads. Python has checked shapes,
 // types and contiguity; every pointer is to a contiguous array as described in table.h.
 
+#include <atomic>
 #include <vector>
 
 #include "dispatch.h"
@@ -14,6 +15,7 @@ using receptance::Inputs;
 using receptance::Matrix;
 using receptance::MatrixRecurrence;
 using receptance::Network;
+using receptance::Rows;
 using receptance::Team;
 using receptance::Type;
 using receptance::Wkv4Backward;
@@ -47,6 +49,16 @@ void for_each_head(int threads, const MatrixRecurrence &args, void (*kernel)(con
   const std::int64_t work = heads * args.time * args.key * args.value / (8 * least_work) + 1;
   if (threads > work) threads = static_cast<int>(work);
   receptance::for_each(threads, heads, [&](std::int64_t head) { kernel(args, head); });
+}
+
+// Ranges of panels, each of enough elements.
+template <class Range>
+void for_each_panels(int threads, std::int64_t rows, std::int64_t columns, Range &&range) {
+  const std::int64_t panels = receptance::panels_of(rows), panel = receptance::PANEL_ROWS * columns;
+  const std::int64_t step = (least_work + panel - 1) / panel, pieces = (panels + step - 1) / step;
+  receptance::for_each(threads, pieces, [&](std::int64_t i) {
+    range(i * step, (i + 1) * step < panels ? (i + 1) * step : panels);
+  });
 }
 
 }  // namespace
@@ -119,6 +131,28 @@ RECEPTANCE_EXPORT std::uint32_t receptance_read_memory(const void *from, std::in
   std::uint32_t result = 0;
   for (const std::uint32_t each : results) result ^= each;
   return result;
+}
+
+// Returns 0 when a weight is not finite and the format cannot hold it; the panels are then of no use.
+RECEPTANCE_EXPORT int receptance_pack(int type, const void *weights, std::int64_t rows, std::int64_t columns,
+                                      std::int64_t row_stride, std::int64_t column_stride, int format, void *panels,
+                                      int threads) {
+  const Rows from{static_cast<Type>(type), weights, rows, columns, row_stride, column_stride};
+  const auto pack = receptance::kernels().pack;
+  std::atomic<bool> finite{true};
+  for_each_panels(threads, rows, columns, [&](std::int64_t begin, std::int64_t end) {
+    if (!pack(from, static_cast<Format>(format), panels, begin, end)) finite = false;
+  });
+  return finite;
+}
+
+// weights [row, column] = the numbers that the packed matrix holds.
+RECEPTANCE_EXPORT void receptance_unpack(int format, const void *panels, std::int64_t rows, std::int64_t columns,
+                                         float *weights, int threads) {
+  const Matrix from{static_cast<Format>(format), panels, rows, columns};
+  const auto unpack = receptance::kernels().unpack;
+  for_each_panels(threads, rows, columns,
+                  [&](std::int64_t begin, std::int64_t end) { unpack(from, weights, begin, end); });
 }
 
 // y [token, row] = x [token, column] times the packed matrix.

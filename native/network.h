@@ -11,8 +11,6 @@
 
 namespace receptance {
 
-enum class Type : int { float32 = 0, bfloat16 = 1 };
-
 struct Norm {
   const float *weight, *bias;
 };

@@ -17,6 +17,8 @@
 
 namespace receptance {
 
+enum class Type : int { float32 = 0, bfloat16 = 1 };
+
 constexpr int PANEL_ROWS = 16;
 constexpr int GROUP_COLUMNS = 32;
 
@@ -26,6 +28,13 @@ struct Matrix {
   Format format;
   const void *panels;  // 64-byte aligned
   std::int64_t rows, columns;
+};
+
+// Weights as models have them, still to be packed.
+struct Rows {
+  Type type;
+  const void *weights;
+  std::int64_t rows, columns, row_stride, column_stride;  // strides in elements
 };
 
 // Several tokens' inputs of matrices, prepared once for a format and read by every matrix in it. The caller owns all
@@ -43,13 +52,13 @@ struct Inputs {
   bool exact = false;
 };
 
-static inline std::int64_t groups_of(std::int64_t columns) { return (columns + GROUP_COLUMNS - 1) / GROUP_COLUMNS; }
+static constexpr std::int64_t groups_of(std::int64_t columns) { return (columns + GROUP_COLUMNS - 1) / GROUP_COLUMNS; }
 
-static inline std::int64_t padded(std::int64_t columns) { return groups_of(columns) * GROUP_COLUMNS; }
+static constexpr std::int64_t padded(std::int64_t columns) { return groups_of(columns) * GROUP_COLUMNS; }
 
-static inline std::int64_t panels_of(std::int64_t rows) { return (rows + PANEL_ROWS - 1) / PANEL_ROWS; }
+static constexpr std::int64_t panels_of(std::int64_t rows) { return (rows + PANEL_ROWS - 1) / PANEL_ROWS; }
 
-static inline std::int64_t panel_bytes(Format format, std::int64_t columns) {
+static constexpr std::int64_t panel_bytes(Format format, std::int64_t columns) {
   switch (format) {
     case Format::float32: return columns * PANEL_ROWS * 4;
     case Format::bfloat16: return (columns + 1) / 2 * PANEL_ROWS * 4;

@@ -10,6 +10,8 @@ void wkv6(const MatrixRecurrence &, std::int64_t head);
 void wkv7(const MatrixRecurrence &, std::int64_t head);
 void cross_entropy(const CrossEntropy &, std::int64_t token, float *scratch);
 std::uint32_t read_memory(const void *from, std::int64_t bytes);
+bool pack(const Rows &, Format, void *panels, std::int64_t begin, std::int64_t end);
+void unpack(const Matrix &, float *weights, std::int64_t begin, std::int64_t end);
 void prepare(Format, const Inputs &, std::int64_t begin, std::int64_t end);
 void multiply(const Matrix &, const Inputs &, float *y, std::int64_t y_stride, std::int64_t begin, std::int64_t end);
 void evaluate(const Network &, const Evaluation &, const Team &);
@@ -20,6 +22,6 @@ std::int64_t scratch_bytes(const Network &, const Evaluation &, const Team &);
 
 extern const Table table;
 const Table table = {NAME_OF(RECEPTANCE_LEVEL), wkv4_forward, wkv4_backward, wkv6, wkv7, cross_entropy,
-                     read_memory, prepare, multiply, evaluate, scratch_bytes};
+                     read_memory, pack, unpack, prepare, multiply, evaluate, scratch_bytes};
 
 }  // namespace receptance::RECEPTANCE_LEVEL

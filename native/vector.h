@@ -96,11 +96,13 @@ static inline void store_halves(Bits bits, void *to) {
 
 static inline Vector load(const bfloat16 *from) { return reinterpret<Vector>(load_halves(from) << 16); }
 
-// Rounds to the nearest, ties to even; a NaN stays one.
-static inline void store(Vector x, bfloat16 *to) {
+// The nearest bfloat16 in the low 16 bits, ties to even; a NaN stays one.
+static inline Bits nearest_halves(Vector x) {
   const Bits bits = reinterpret<Bits>(x), rounded = bits + 0x7fff + (bits >> 16 & 1);
-  store_halves((x == x ? rounded : Bits{} + 0x7fc00000u) >> 16, to);
+  return (x == x ? rounded : Bits{} + 0x7fc00000u) >> 16;
 }
+
+static inline void store(Vector x, bfloat16 *to) { store_halves(nearest_halves(x), to); }
 
 // The first `count` lanes only; the others are `missing`.
 template <class Element>

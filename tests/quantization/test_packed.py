@@ -82,14 +82,42 @@ def test_the_order_is_that_of_the_native_library() -> None:
     assert (byte >> 4) - 8 == small[row, column]
 
 
-def test_large_matrices_are_packed_in_slices_that_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix = torch.randn(100, 64)
-    whole = [PackedMatrix.pack(matrix, name).data for name in FORMATS]
-    monkeypatch.setattr(packed, "_SLICE", 40 * 64)
-    assert all(
-        torch.equal(PackedMatrix.pack(matrix, name).data, data)
-        for name, data in zip(FORMATS, whole, strict=True)
-    )
+@needs_library
+@all_formats
+@given(
+    rows=st.integers(1, 50),
+    columns=st.integers(1, 100),
+    scale=st.sampled_from([1e-30, 1e-20, 1e-3, 1.0, 1e20]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+    is_coarse=st.booleans(),
+    is_transposed=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_every_level_packs_what_torch_packs(
+    matrix_format: Format,
+    rows: int,
+    columns: int,
+    scale: float,
+    dtype: torch.dtype,
+    is_coarse: bool,
+    is_transposed: bool,
+) -> None:
+    matrix = torch.randn(rows, columns)
+    if is_coarse:  # many weights are equally large
+        matrix = (3 * matrix).round()
+    matrix = (matrix * scale).to(dtype)
+    if is_transposed:
+        matrix = matrix.T
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "library", lambda: None)
+        patch.setattr(packed, "_SLICE", 40 * 64)  # so that there are several
+        expected = PackedMatrix.pack(matrix, matrix_format)
+        numbers = expected.dequantize()
+    for level in native.levels():
+        with native.use_level(level):
+            got = PackedMatrix.pack(matrix, matrix_format)
+            assert torch.equal(got.data, expected.data)
+            assert torch.equal(got.dequantize(), numbers)
 
 
 def test_int4_scales_beat_the_largest_weight_over_seven() -> None:

@@ -1,14 +1,15 @@
 """Matrices as the native runtime reads them: 16 rows interleaved, in one of four formats.
 
 `native/packed.h` has the order. int8 and int4 are symmetric: 32 neighbouring columns of a row are integers
-times one scale, stored as bfloat16.
+times one scale, stored as bfloat16. The native library packs; the torch code here does the same to the bit,
+and serves where there is no library.
 """
 
 from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from typing import Literal, get_args
 
 import torch
@@ -24,7 +25,8 @@ FORMATS: tuple[Format, ...] = get_args(Format)  # in the order of the enum in na
 PANEL_ROWS = 16
 GROUP_COLUMNS = 32
 
-_SLICE = 1 << 20  # about so many weights are packed at a time, which bounds the memory that it takes
+_PACKED_FROM = (torch.float32, torch.bfloat16)  # in the order of the enum Type
+_SLICE = 1 << 20  # about so many weights are packed by torch at a time, which bounds the memory that it takes
 _LEAST_SCALE = 1e-30  # groups of smaller weights are zero, because 1 / scale must be finite
 # An int4 scale is the largest weight, with its sign, divided by one of these: -8 is an integer and 8 is not.
 _INT4_DIVISORS = (-8.0, -8.7, 7.4)
@@ -56,17 +58,20 @@ class PackedMatrix:
                 f"a matrix of floating-point numbers is needed, got {tuple(matrix.shape)} in {matrix.dtype}"
             )
         rows, columns = matrix.shape
-        panel, num_bytes = _panel_bytes(matrix_format, columns), packed_bytes(matrix_format, rows, columns)
+        num_bytes = packed_bytes(matrix_format, rows, columns)
         data = arena.take(num_bytes) if arena else torch.empty(num_bytes, dtype=torch.uint8)
-        panels = max(1, _SLICE // (PANEL_ROWS * columns))
-        for first in range(0, -(-rows // PANEL_ROWS), panels):
-            part = matrix[first * PANEL_ROWS : (first + panels) * PANEL_ROWS].detach().float()
-            packed = _pack(part, matrix_format).flatten()
-            data[first * panel :][: len(packed)] = packed
+        (_pack_by_torch if native.library() is None else _pack)(matrix.detach(), matrix_format, data)
         return cls(data, matrix_format, rows, columns)
 
     def dequantize(self) -> Float[Tensor, "row column"]:
         """Return the numbers that it holds, as float32."""
+        if native.library() is None:
+            return self._dequantize_by_torch()
+        weights = torch.empty(self.rows, self.columns)
+        _library().receptance_unpack(*self._pointers(), weights.data_ptr(), torch.get_num_threads())
+        return weights
+
+    def _dequantize_by_torch(self) -> Tensor:
         panels = self.data.view(-(-self.rows // PANEL_ROWS), -1)
         if self.format in ("int8", "int4"):
             integers, scales = _ungrouped(panels, self.format)
@@ -91,13 +96,13 @@ class PackedMatrix:
             raise ConfigError(f"the matrix takes [token, {self.columns}], got {tuple(x.shape)}")
         x = x.detach().float().contiguous()
         y = torch.empty(len(x), self.rows)
-        multiply = _library().receptance_multiply
-        multiply(
-            FORMATS.index(self.format),
-            *(self.data.data_ptr(), self.rows, self.columns, x.data_ptr(), len(x), y.data_ptr()),
-            threads or torch.get_num_threads(),
+        _library().receptance_multiply(
+            *self._pointers(), x.data_ptr(), len(x), y.data_ptr(), threads or torch.get_num_threads()
         )
         return y
+
+    def _pointers(self) -> tuple[int, int, int, int]:
+        return FORMATS.index(self.format), self.data.data_ptr(), self.rows, self.columns
 
 
 def packed_bytes(matrix_format: Format, rows: int, columns: int) -> int:
@@ -133,9 +138,8 @@ def rounded_to_int4(
     for divisor in _INT4_DIVISORS[1:]:
         best = _better(groups, best, _rounded(groups, largest / divisor, -8, 7))
     integers = best[0].float()
-    fitted = (integers * groups).sum(-1) / integers.square().sum(-1).clamp(
-        min=1
-    )  # the best for these integers
+    # The best scale for these integers.
+    fitted = _sum_in_order(integers * groups) / _sum_in_order(integers.square()).clamp(min=1)
     return _better(groups, best, _rounded(groups, fitted, -8, 7))
 
 
@@ -144,11 +148,17 @@ def _better(
 ) -> tuple[Tensor, Tensor]:
     """Return for each group the integers and the scale with the smaller squared error."""
     errors = [
-        (integers * scales.float()[..., None] - groups).square_().sum(-1)
+        _sum_in_order((integers * scales.float()[..., None] - groups).square_())
         for integers, scales in (first, second)
     ]
     is_second = errors[1] < errors[0]
     return torch.where(is_second[..., None], second[0], first[0]), torch.where(is_second, second[1], first[1])
+
+
+def _sum_in_order(values: Tensor) -> Tensor:
+    """Return the sums of the groups, rounded as those of the native library."""
+    first, *others = values.unbind(-1)
+    return reduce(torch.add, others, first)
 
 
 def _rounded(groups: Tensor, scales: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
@@ -160,7 +170,7 @@ def _rounded(groups: Tensor, scales: Tensor, low: int, high: int) -> tuple[Tenso
 
 def _grouped(matrix: Tensor) -> Tensor:
     if not torch.isfinite(matrix).all():
-        raise ConfigError("weights that are not finite cannot be rounded to integers; keep them in bfloat16")
+        raise _not_finite()
     padded = torch.nn.functional.pad(matrix, (0, -matrix.shape[1] % GROUP_COLUMNS))
     return padded.view(len(matrix), -1, GROUP_COLUMNS)
 
@@ -178,7 +188,33 @@ def _panel_bytes(matrix_format: Format, columns: int) -> int:
     )
 
 
-def _pack(matrix: Tensor, matrix_format: Format) -> Tensor:
+def _not_finite() -> ConfigError:
+    return ConfigError("weights that are not finite cannot be rounded to integers; keep them in bfloat16")
+
+
+def _pack(matrix: Tensor, matrix_format: Format, data: Tensor) -> None:
+    """Fill the data of a packed matrix."""
+    source = matrix.to("cpu", matrix.dtype if matrix.dtype in _PACKED_FROM else torch.float32)
+    finite = _library().receptance_pack(
+        *(_PACKED_FROM.index(source.dtype), source.data_ptr(), *source.shape, *source.stride()),
+        *(FORMATS.index(matrix_format), data.data_ptr(), torch.get_num_threads()),
+    )
+    if not finite:
+        raise _not_finite()
+
+
+def _pack_by_torch(matrix: Tensor, matrix_format: Format, data: Tensor) -> None:
+    """The same without the native library."""
+    rows, columns = matrix.shape
+    step = max(1, _SLICE // (PANEL_ROWS * columns)) * PANEL_ROWS
+    end = 0
+    for first in range(0, rows, step):
+        panels = _panels(matrix[first : first + step].float(), matrix_format).flatten()
+        begin, end = end, end + len(panels)
+        data[begin:end] = panels
+
+
+def _panels(matrix: Tensor, matrix_format: Format) -> Tensor:
     """Return whole panels as uint8."""
     rows, columns = matrix.shape
     short = -rows % PANEL_ROWS
@@ -226,8 +262,10 @@ def _library() -> ctypes.CDLL:
     library = native.library()
     if library is None:
         raise KernelError(str(native.unavailable_reason()))
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
-    multiply = library.receptance_multiply
-    multiply.argtypes = [ctypes.c_int, pointer, size, size, pointer, size, pointer, ctypes.c_int]
-    multiply.restype = None
+    integer, size, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+    pack, unpack, multiply = library.receptance_pack, library.receptance_unpack, library.receptance_multiply
+    pack.argtypes = [integer, pointer, size, size, size, size, integer, pointer, integer]
+    unpack.argtypes = [integer, pointer, size, size, pointer, integer]
+    multiply.argtypes = [integer, pointer, size, size, pointer, size, pointer, integer]
+    pack.restype, unpack.restype, multiply.restype = integer, None, None
     return library

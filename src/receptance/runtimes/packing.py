@@ -49,7 +49,7 @@ class Packer:
 
     def matrix(self, name: str) -> Matrix:
         """Return a matrix of the full width, `[output, input]`."""
-        return self._packed(self.tensor(name + ".weight"), self.matrices)
+        return self._packed(self.read(self.prefix + name + ".weight"), self.matrices)
 
     def thin(self, weight: Tensor) -> Matrix:
         """Return a matrix of low rank, which is stored `[input, output]`."""
