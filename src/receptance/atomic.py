@@ -7,13 +7,16 @@ temporary file in the same folder, reach the disk (`fsync`), and only then take 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from receptance.errors import ConfigError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 @contextmanager
@@ -34,11 +37,13 @@ def write(path: str | Path) -> Iterator[Path]:
         os.close(handle)
         yield temporary
         temporary.chmod(mode)  # some writers make files that only their owner can read
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):  # what went wrong first is what to tell
+            temporary.unlink()
+        raise
+    sync(path.parent)
 
 
 @contextmanager
@@ -58,12 +63,30 @@ def write_folder(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in sorted(temporary.rglob("*"), reverse=True):  # what a folder holds before the folder
-            _sync(file)
-        _sync(temporary)
+            sync(file)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
-    finally:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that it holds; at no moment does half of it stand under its name."""
+    going = _beside(path)
+    path.rename(going)
+    shutil.rmtree(going)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that a killed process left here; nobody may be writing here."""
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -82,7 +105,7 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until the disk has what was written to a file, or the names that a folder holds."""
     if path.is_dir() and os.name == "nt":
         return  # Windows keeps folders by itself and cannot open them

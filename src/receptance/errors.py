@@ -6,7 +6,8 @@ ReceptanceError
 ├── TokenizerError     a vocabulary that cannot be read, or text and ids that it cannot express
 ├── DataError          a token store or a source text that cannot be read
 ├── KernelError        an implementation that was asked for by name and cannot serve the call
-└── TrainingError      a run that cannot go on, such as a loss that is not finite
+└── TrainingError      a run that cannot go on
+    └── DivergenceError    a step that would spoil the weights, such as one whose loss is not finite
 """
 
 LONGEST_TEXT = 2000  # characters
@@ -44,7 +45,11 @@ class KernelError(ReceptanceError):
 
 
 class TrainingError(ReceptanceError):
-    """A run that cannot go on, such as a loss that is not finite."""
+    """A run that cannot go on."""
+
+
+class DivergenceError(TrainingError):
+    """A step that would spoil the weights, such as one whose loss is not finite."""
 
 
 def _printable(text: str) -> str:

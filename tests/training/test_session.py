@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from receptance.data import prepare
 from receptance.errors import CheckpointError, ConfigError, DataError, TrainingError
 from receptance.training import Config, Progress, load_config, resume_config, train
 from receptance.training.metrics import read_metrics
-from receptance.training.snapshot import load_snapshot
+from receptance.training.recipe import save_config
+from receptance.training.run_folder import RunFolder
+from receptance.training.snapshot import Snapshot, load_snapshot
 from tests.training.conftest import MakeConfig
 
 TIMES = ("seconds", "tokens_per_second")
@@ -29,15 +32,25 @@ def elsewhere(config: Config, name: str) -> Config:
     return replace(config, run=replace(config.run, folder=config.run.folder.with_name(name)))
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file in a folder and below it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def stop_after(step: int) -> tuple[Callable[[Progress], None], Callable[[], bool]]:
     """Return (report, stop) that end a run after a step."""
     seen: list[int] = []
     return lambda progress: seen.append(progress.step), lambda: seen[-1] >= step
 
 
+def newest(folder: Path) -> Snapshot:
+    snapshots = RunFolder(folder).snapshots
+    return load_snapshot(snapshots.path(snapshots.steps()[-1]))
+
+
 def assert_same_run(one: Path, other: Path) -> None:
     assert log(one) == log(other)
-    first, second = (load_snapshot(folder / "snapshot.safetensors").tensors for folder in (one, other))
+    first, second = (newest(folder).tensors for folder in (one, other))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     models = [checkpoints.load(folder / "model.safetensors").model.state_dict() for folder in (one, other)]
@@ -89,7 +102,7 @@ def test_a_run_folder_holds_what_is_needed_to_use_and_repeat_it(make_config: Mak
     config = make_config()
     result = train(config)
     names = {path.name for path in result.folder.path.iterdir()}
-    assert names == {"config.toml", "metrics.jsonl", "model.safetensors", "snapshot.safetensors", "loss.png"}
+    assert names == {"config.toml", "metrics.jsonl", "model.safetensors", "snapshots", "loss.png"}
     assert load_config(result.folder.config) == config
     found = checkpoints.load(result.folder.checkpoint)
     assert found.tokenizer == "bytes"
@@ -123,13 +136,44 @@ def test_another_seed_gives_another_run(make_config: MakeConfig) -> None:
 def test_a_used_folder_is_refused_and_left_alone(make_config: MakeConfig) -> None:
     config = make_config(max_steps=1)
     train(config)
-    before = {path.name: path.read_bytes() for path in config.run.folder.iterdir()}
+    before = contents(config.run.folder)
     with pytest.raises(ConfigError, match=r"already holds a run.*--resume .*--run\.folder"):
         train(config)
-    assert {path.name: path.read_bytes() for path in config.run.folder.iterdir()} == before
-    (config.run.folder / "snapshot.safetensors").unlink()
-    with pytest.raises(ConfigError, match=r"no snapshot to go on from"):
-        train(config)
+    assert contents(config.run.folder) == before
+
+
+def test_a_run_whose_snapshots_are_gone_is_not_begun_again(make_config: MakeConfig) -> None:
+    config = make_config(max_steps=1)
+    train(config)
+    shutil.rmtree(config.run.folder / "snapshots")
+    before = contents(config.run.folder)
+    with pytest.raises(TrainingError, match=r"snapshots are gone.*model\.initial="):
+        train(resume_config(config.run.folder), resume=True)
+    assert contents(config.run.folder) == before
+
+
+def test_a_run_that_ended_before_its_first_snapshot_begins_again(
+    make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config(max_steps=3)
+    train(config)
+    early = elsewhere(config, "early")
+    early.run.folder.mkdir()
+    save_config(early, early.run.folder / "config.toml")
+    (early.run.folder / "metrics.jsonl").write_text('{"kind": "training", "step": 1}\n', encoding="utf-8")
+    (early.run.folder / ".model.safetensors.0123abcd.tmp").touch()
+    train(resume_config(early.run.folder), resume=True)
+    assert "it starts again" in caplog.text
+    assert_same_run(config.run.folder, early.run.folder)
+    assert not list(early.run.folder.glob(".*"))
+
+
+def test_two_processes_never_train_in_one_folder(make_config: MakeConfig) -> None:
+    config = make_config(max_steps=1)
+    train(config)
+    with RunFolder(config.run.folder).claimed(), pytest.raises(ConfigError, match="another process is train"):
+        train(resume_config(config.run.folder), resume=True)
+    assert train(resume_config(config.run.folder), resume=True).step == 1
 
 
 def test_a_finished_run_stays_as_it_is_until_it_is_given_more(make_config: MakeConfig) -> None:

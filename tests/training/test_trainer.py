@@ -202,21 +202,23 @@ def disk_of(num_bytes: int) -> Iterator[None]:
 def test_a_full_disk_ends_the_run_and_leaves_the_last_good_files(make_config: MakeConfig) -> None:
     config = make_config(save_every=3, max_steps=100)
     folder = config.run.folder
-    kept: dict[str, bytes] = {}
+    kept: dict[Path, bytes] = {}
 
     def fill_disk(progress: Progress) -> None:
         if progress.step == 5:
-            kept.update({path.name: path.read_bytes() for path in folder.glob("*.safetensors")})
+            kept.update({path: path.read_bytes() for path in folder.rglob("*.safetensors")})
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
     with disk_of(resource.RLIM_INFINITY), pytest.raises(TrainingError) as caught:
         train(config, report=fill_disk)
     assert "step 6" in str(caught.value)
     assert "snapshot of step 3 is whole" in str(caught.value)
-    assert kept.keys() == {"model.safetensors", "snapshot.safetensors"}
-    left = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".jsonl"}
+    snapshot = folder / "snapshots" / "step-00000003"
+    assert kept.keys() == {folder / "model.safetensors", snapshot / "state.safetensors"}
+    left = {path: path.read_bytes() for path in folder.rglob("*") if path.suffix and path.is_file()}
     assert left.items() >= kept.items()
-    assert left.keys() == {*kept, "config.toml"}  # no litter
+    others = {folder / "config.toml", folder / "metrics.jsonl", snapshot / "manifest.json"}
+    assert left.keys() == {*kept, *others}  # no litter
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler

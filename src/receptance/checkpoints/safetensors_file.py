@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +63,19 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 def write_weights(path: Path, named: Mapping[str, Weight], metadata: Mapping[str, str]) -> None:
     """Write weights and metadata, atomically; each weight is read when its turn comes, and then forgotten.
 
-    The same weights and metadata always give the same bytes. Raises ConfigError where the metadata are longer
-    than a reader takes.
+    The same weights and metadata always give the same bytes. Raises ConfigError as `content` does.
+    """
+    with atomic.write(path) as temporary, temporary.open("wb") as file:
+        for part in content(path, named, metadata):
+            file.write(part)
+
+
+def content(
+    path: Path, named: Mapping[str, Weight], metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """Yield what to write into a file: the header, then the numbers of each weight when its turn comes.
+
+    Raises ConfigError, which names the path, where the metadata are longer than a reader takes.
     """
     spellings = {dtype: spelling for spelling, dtype in DTYPES.items()}
     # What fills whole cache lines comes first, then halves of them and so on: so each weight begins at a
@@ -86,10 +97,9 @@ def write_weights(path: Path, named: Mapping[str, Weight], metadata: Mapping[str
             f"{path}: its names and metadata need {len(text):,} bytes, but a header has at most "
             f"{MAX_HEADER_BYTES:,}. Leave metadata out."
         )
-    with atomic.write(path) as temporary, temporary.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for weight in ordered.values():
-            file.write(weight.numbers())
+    yield len(text).to_bytes(8, "little") + text
+    for weight in ordered.values():
+        yield weight.numbers()
 
 
 def _read_header(path: Path) -> dict[str, object]:

@@ -110,7 +110,10 @@ class TrainingConfig:
     gradient_clip: Amount = 1.0  # largest norm of the whole gradient; 0: no limit
     validate_every: Count = 500  # steps; 0: at the end alone
     validation_tokens: Positive = 100_000
-    save_every: Count = 1000  # steps; 0: at the end alone
+    save_every: Count = 1000  # steps; 0: no such rhythm
+    save_share: Annotated[float, Field(ge=0, lt=1)] = 0.01  # of the time, for more snapshots; 0: none
+    keep_last: Positive = 2  # snapshots, so that one is left where the newest is damaged
+    keep_every: Count = 0  # steps; their snapshots stay for good; 0: none do
     log_every: Positive = 1  # steps
 
 
@@ -188,6 +191,21 @@ class StageConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class GuardConfig:
+    """`[guard]`: what to do at a step that would spoil the weights.
+
+    That is a step whose loss, state or gradient is not finite, or whose loss is a spike. The weights stay as
+    they are, and then the run ends (`stop`), goes on with the next step (`skip`), or, where the steps that it
+    may skip in a row are used up, takes the weights of the newest snapshot and goes on from there with the
+    next step (`rollback`); where that does not help either, it ends.
+    """
+
+    policy: Literal["stop", "skip", "rollback"] = "stop"
+    skips: Count = 3  # steps in a row; not with "stop"
+    spike: Amount = 0.0  # deviations of the latest losses by which a loss is a spike; 0: none is
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
     """A whole recipe, every default filled in."""
 
@@ -196,6 +214,7 @@ class Config:
     data: DataConfig
     training: TrainingConfig
     optimizer: OptimizerConfig
+    guard: GuardConfig = GuardConfig()
     groups: tuple[GroupConfig, ...] = PUBLISHED_GROUPS
     stages: tuple[StageConfig, ...] = ()
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,8 @@ from typing import Any, Self
 from receptance import atomic
 from receptance.errors import TrainingError
 
+logger = logging.getLogger(__name__)
+
 Record = dict[str, Any]
 
 
@@ -22,16 +25,17 @@ class MetricsLog:
     """Appends records to a file; a reader may watch it grow, line by line."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+        # Without a buffer nothing is left to be written, and to fail again, when the file is closed.
+        self._file = path.open("ab", buffering=0)
 
     def append(self, record: Record) -> None:
         """Write one record as a line, and hand it to the system."""
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        line = memoryview(json.dumps(record, allow_nan=False).encode() + b"\n")
+        while line:
+            line = line[self._file.write(line) :]
 
     def sync(self) -> None:
         """Wait until the disk has every record."""
-        self._file.flush()
         os.fsync(self._file.fileno())
 
     def __enter__(self) -> Self:
@@ -60,7 +64,31 @@ def read_metrics(path: Path) -> list[Record]:
 
 
 def rewind_metrics(path: Path, step: int) -> list[Record]:
-    """Forget the records of later steps than this, which a resumed run will write again; return the rest."""
-    kept = [record for record in read_metrics(path) if record["step"] <= step] if path.exists() else []
+    """Forget the records of later steps than this, which a resumed run will write again; return the rest.
+
+    What is no record is forgotten too, with a warning where records to keep follow it. A loss of power leaves
+    such lines at the end, because a log is on the disk for certain only up to the last snapshot.
+    """
+    kept: list[Record] = []
+    unreadable: list[int] = []
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        record = _record(line)
+        if record is None:
+            unreadable.append(number)
+        elif record["step"] <= step:
+            if unreadable:
+                logger.warning("%s: line %d was no record, and is left out.", path, unreadable[-1])
+                unreadable.clear()
+            kept.append(record)
     atomic.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
     return kept
+
+
+def _record(line: bytes) -> Record | None:
+    """Return the record that a line of a log is, or None."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and type(record.get("step")) is int else None

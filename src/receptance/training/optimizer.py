@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from receptance.errors import ConfigError, TrainingError
+from receptance.errors import ConfigError, DivergenceError, TrainingError
 from receptance.training.config import PUBLISHED_GROUPS, GroupConfig, OptimizerConfig
 
 # What torch's AdamW keeps of each parameter; "step" is a scalar, the others are as large as the parameter.
@@ -85,23 +85,30 @@ class MasterAdamW:
 
         The norm is that of all gradients together, before they are shortened to `max_norm` (0: never).
 
-        Raises TrainingError, with every weight as it was, where a gradient is not finite; the text names the
-        first parameter with one.
+        Raises DivergenceError, with every weight as it was, where a gradient is not finite; the text names
+        the first parameter on the way back, from the head to the embedding, with such a gradient.
         """
         gradients = {name: master.grad for name, master in self._masters.items() if master.grad is not None}
         norm = float(torch.nn.utils.get_total_norm(list(gradients.values())))
         if not math.isfinite(norm):
-            bad = (name for name, one in gradients.items() if not torch.linalg.vector_norm(one).isfinite())
-            raise TrainingError(f"the gradient of {next(bad, 'all parameters together')!r} is not finite")
+            backward = reversed(gradients.items())
+            bad = (name for name, one in backward if not torch.linalg.vector_norm(one).isfinite())
+            raise DivergenceError(f"the gradient of {next(bad, 'all parameters together')!r} is not finite")
         if 0.0 < max_norm < norm:
             for gradient in gradients.values():
                 gradient.mul_(max_norm / norm)
         for group, multiplier in zip(self._optimizer.param_groups, self._multipliers, strict=True):
             group["lr"] = learning_rate * multiplier
         self._optimizer.step()
-        self._optimizer.zero_grad()
+        self.discard()
         self._round()
         return norm
+
+    def discard(self) -> None:
+        """Forget the collected gradients, and those of a backward pass that was not collected."""
+        self._optimizer.zero_grad()
+        for name in self._rounded:
+            self._weights[name].grad = None
 
     def _round(self) -> None:
         """Make the weights anew from their masters."""

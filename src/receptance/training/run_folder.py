@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from receptance import atomic
 from receptance.errors import ConfigError
+from receptance.training.snapshot_store import SnapshotStore
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,7 @@ class RunFolder:
     config.toml             the recipe, overrides and defaults filled in
     metrics.jsonl           a line for each step and each validation
     model.safetensors       the model, to generate with; the tokenizer's file lies beside it
-    snapshot.safetensors    what the run goes on from
+    snapshots/step-…        what the run goes on from, a folder each
     loss.png                the losses as a picture
     """
 
@@ -37,9 +42,9 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
-    def snapshot(self) -> Path:
+    def snapshots(self) -> SnapshotStore:
         """What the run goes on from."""
-        return self.path / "snapshot.safetensors"
+        return SnapshotStore(self.path / "snapshots")
 
     @property
     def plot(self) -> Path:
@@ -48,14 +53,50 @@ class RunFolder:
 
     def refuse_if_used(self) -> None:
         """Raise ConfigError where a run was here already, so that none is ever overwritten."""
-        if self.snapshot.exists():
+        if self.config.exists():
             raise ConfigError(
                 f"{self.path} already holds a run. Go on with it by `receptance train --resume {self.path}`, "
                 "or choose another folder by --run.folder=…"
             )
-        for path in (self.checkpoint, self.metrics, self.config):
+        for path in (self.checkpoint, self.metrics):
             if path.exists():
                 raise ConfigError(
-                    f"{path} is there already, but no snapshot to go on from. Remove the folder, or choose "
-                    "another by --run.folder=…"
+                    f"{path} is there already, but no {self.config.name} of a run. Remove the folder, or "
+                    "choose another by --run.folder=…"
                 )
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes out of the folder, and remove what a killed one left half written.
+
+        The claim ends with the process, however that ends. Raises ConfigError where another one has it.
+        """
+        with _locked(self.path):
+            for folder in (self.path, self.snapshots.folder):
+                if folder.is_dir():
+                    atomic.remove_leftovers(folder)
+            yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, where the system has locks."""
+    try:
+        import fcntl  # not on Windows
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{folder}: another process is training here. Wait until it has ended, or choose another "
+                "folder by --run.folder=…"
+            ) from error
+        except OSError:
+            pass  # some network file systems have no locks
+        yield
+    finally:
+        os.close(handle)

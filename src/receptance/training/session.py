@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -21,9 +22,11 @@ from receptance.training.optimizer import MasterAdamW
 from receptance.training.plot import plot_loss
 from receptance.training.recipe import config_from_tables, config_to_tables, load_config, save_config
 from receptance.training.run_folder import RunFolder
-from receptance.training.snapshot import Position, Snapshot, load_snapshot
+from receptance.training.snapshot import Position, Snapshot
 from receptance.training.timetable import Timetable
 from receptance.training.trainer import Progress, Result, Trainer, Validation
+
+logger = logging.getLogger(__name__)
 
 # What decides which numbers a run has computed so far; it goes on with the same, or not at all.
 FIXED = (
@@ -44,22 +47,27 @@ def train(
 ) -> Result:
     """Train a model as the config says, and leave checkpoint, metrics and picture in the run's folder.
 
-    `report` is called after every step. `stop` is asked after every step; when it says yes, the run is saved
-    and can be resumed: with `resume` it goes on from the snapshot in its folder as if it had never stopped
-    (see `resume_config`). `signals.stop_on_signals` makes a `stop` that Ctrl-C sets.
+    `report` is called after every step that changed the weights. `stop` is asked after every step and while
+    the validation loss is measured; when it says yes, the run is saved and can be resumed: with `resume` it
+    goes on from its newest whole snapshot as if it had never stopped, also where it was killed (see
+    `resume_config`). `signals.stop_on_signals` makes a `stop` that Ctrl-C sets.
 
     Raises ConfigError or DataError before the first step where recipe, model and text do not fit together,
     CheckpointError where a file is damaged, and TrainingError where the run cannot go on.
     """
     folder = RunFolder(config.run.folder)
+    if resume and not folder.config.is_file():
+        raise TrainingError(f"{folder.path}: holds no run, so there is nothing to go on from.")
     if not resume:
         folder.refuse_if_used()
     contexts = {stage.context for stage in Timetable(config).stages}
     corpus = open_corpus(config.data, config.run.seed, contexts)
-    trainer = _resumed(config, folder, corpus) if resume else _started(config, folder, corpus)
-    result = trainer.run(report, stop)
-    plot_loss(read_metrics(folder.metrics), folder.plot, title=_title(folder, trainer.model))
-    return result
+    if resume:
+        with folder.claimed():
+            return _trained(_resumed(config, folder, corpus), report, stop)
+    trainer = _started(config, folder, corpus)
+    with folder.claimed():
+        return _trained(trainer, report, stop)
 
 
 def resume_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -74,6 +82,14 @@ def resume_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
             f"{folder} holds no run: there is no {path.name}. Start one by `receptance train RECIPE`."
         )
     return load_config(path, [*overrides, f"--run.folder={folder}"])
+
+
+def _trained(trainer: Trainer, report: Callable[[Progress], None], stop: Callable[[], bool]) -> Result:
+    """Train to the end, and draw what came of it."""
+    folder = trainer.folder
+    result = trainer.run(report, stop)
+    plot_loss(read_metrics(folder.metrics), folder.plot, title=_title(folder, trainer.model))
+    return result
 
 
 def _started(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
@@ -99,8 +115,10 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
 
 
 def _resumed(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
-    """Return a run as it was when its snapshot was taken, and forget what it did afterwards."""
-    snapshot = load_snapshot(folder.snapshot)
+    """Return a run as it was when its newest whole snapshot was taken, and forget what it did afterwards."""
+    snapshot = folder.snapshots.newest()
+    if snapshot is None:
+        return _started_again(config, folder, corpus)
     _check_same_run(config, corpus, snapshot, folder)
     sizes = dict(snapshot.model)
     model = _without_numbers(GENERATIONS[sizes.pop("generation")].config(**sizes))
@@ -110,7 +128,7 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
     try:
         optimizer.load_state(snapshot.tensors)
     except TrainingError as error:
-        raise TrainingError(f"{folder.snapshot}: {error}") from error
+        raise TrainingError(f"{folder.snapshots.path(snapshot.position.step)}: {error}") from error
     records = rewind_metrics(folder.metrics, snapshot.position.step)
     save_config(config, folder.config)
     return Trainer(
@@ -121,8 +139,21 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
         folder=folder,
         position=snapshot.position,
         saved_step=snapshot.position.step,
+        memory=snapshot.guard,
         validation=_last_validation(records),
     )
+
+
+def _started_again(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
+    """Return a run before its first step, once more, because it was ended before its first snapshot."""
+    if folder.checkpoint.exists():  # which is written after a snapshot
+        raise TrainingError(
+            f"{folder.path}: its snapshots are gone, so there is nothing to go on from. A new run with "
+            f"model.initial={folder.checkpoint} begins with its weights."
+        )
+    logger.warning("%s: the run ended before its first snapshot, so it starts again.", folder.path)
+    rewind_metrics(folder.metrics, 0)
+    return _started(config, folder, corpus)
 
 
 def model_config(config: ModelConfig, vocabulary_size: int) -> ModelSizes:
@@ -181,7 +212,7 @@ def _check_same_run(config: Config, corpus: Corpus, snapshot: Snapshot, folder: 
 
 def _check_same_batches(config: Config, snapshot: Snapshot, folder: RunFolder) -> None:
     """Raise ConfigError where the steps until now would have read other samples."""
-    before = config_from_tables(dict(snapshot.recipe), source=str(folder.snapshot))
+    before = config_from_tables(dict(snapshot.recipe), source=str(folder.snapshots.folder))
     if not Timetable(config).read_alike(Timetable(before), snapshot.position.step):
         raise ConfigError(
             "data.context, training.batch_size, training.accumulation or [[stages]] are not those with which "

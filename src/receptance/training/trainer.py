@@ -1,11 +1,13 @@
 """The training loop: batch, loss, gradients, step, log; now and then validation and a snapshot.
 
 A run is a function of its recipe. Batches follow from the seed and the step, the learning rate from the
-progress, so a run that was stopped and resumed gives the same losses as one that was not.
+progress, so a run that was stopped and resumed gives the same losses as one that was not. For the same reason
+a step that the guard refuses is a step like the others, which leaves the weights as they were.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -18,22 +20,28 @@ from torch import Tensor
 from receptance import checkpoints, kernels
 from receptance.data.description import TRAIN, VALIDATION
 from receptance.data.windows import Batch
-from receptance.errors import CheckpointError, TrainingError
+from receptance.errors import CheckpointError, DivergenceError, TrainingError
 from receptance.models import AnyModel
 from receptance.training.config import Config
 from receptance.training.corpus import Corpus
+from receptance.training.finite import first_not_finite, largest
+from receptance.training.guard import Guard, Memory
 from receptance.training.metrics import MetricsLog, Record
 from receptance.training.optimizer import MasterAdamW
 from receptance.training.recipe import config_to_tables
 from receptance.training.run_folder import RunFolder
+from receptance.training.save_times import SaveTimes
 from receptance.training.snapshot import Position, Snapshot
 from receptance.training.timetable import Timetable
+
+logger = logging.getLogger(__name__)
 
 # What a step tells its watcher and not the log.
 PASSING = ("share", "seconds_left", "validation")
 
-# tokens, targets, lengths, weight of the max-logit penalty -> loss to differentiate, nats per token
-Loss = Callable[[Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor]]
+# tokens, targets, lengths, weight of the max-logit penalty -> loss to differentiate, nats per token, and the
+# largest absolute value among what the head read and the state, for a look at whether all is finite
+Loss = Callable[[Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +101,7 @@ class Trainer:
         folder: RunFolder,
         position: Position,
         saved_step: int | None = None,
+        memory: Memory | None = None,
         validation: Validation | None = None,
     ) -> None:
         self.config = config
@@ -102,59 +111,70 @@ class Trainer:
         self.folder = folder
         self.position = position
         self.timetable = Timetable(config)
-        self._saved_step = saved_step  # of the snapshot in the folder, if there is one
+        self.guard = Guard(config.guard, memory or Memory())
+        self._saved_step = saved_step  # of the newest snapshot in the folder, if there is one
         self._validation = validation  # the last one, of whatever session
         self._start = position
         self._started = time.monotonic()
         self._share_at_start = self._share()
+        training = config.training
+        self._save_times = SaveTimes(every=training.save_every, share=training.save_share, now=self._started)
 
         def loss(
             tokens: Tensor, targets: Tensor, lengths: Tensor | None, max_logit_weight: float
-        ) -> tuple[Tensor, Tensor]:
-            hidden, _ = model.features(tokens, lengths=lengths)
-            return kernels.linear_cross_entropy(hidden, model.head.weight, targets, max_logit_weight)
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            hidden, state = model.features(tokens, lengths=lengths)
+            loss, nats = kernels.linear_cross_entropy(hidden, model.head.weight, targets, max_logit_weight)
+            return loss, nats, largest(hidden, *state.tensors().values())
 
         self._eager_loss: Loss = loss
         self._loss: Loss = torch.compile(loss, dynamic=False) if config.training.compile else loss
 
     def run(self, report: Callable[[Progress], None], stop: Callable[[], bool]) -> Result:
-        """Train to the end, or until `stop` says yes between two steps; then save.
+        """Train to the end, or until `stop` says yes between two steps or batches of a validation; then save.
 
-        Raises TrainingError where the loss or a gradient is not finite, or the disk refuses; the last
-        snapshot stays as it was.
+        Raises DivergenceError where the guard stops the run, and TrainingError where the disk refuses; the
+        last snapshot stays as it was.
         """
-        training = self.config.training
-        interrupted = False
+        every = self.config.training.validate_every
         with MetricsLog(self.folder.metrics) as log:
+            if self.position.step and self._is_due(every):
+                self._validate(log, stop)  # which may be what the session before had no time for
+            interrupted = False
             while self._share() < 1.0 and not interrupted:
                 done = self._step(log)
-                if self._is_due(training.validate_every):
-                    done = replace(done, validation=self._validate(log))
-                report(done)
+                validation = self._validate(log, stop) if self._is_due(every) else None
+                if done is not None:
+                    report(replace(done, validation=validation))
                 interrupted = stop()
-                if self._is_due(training.save_every) and not interrupted:
+                if not interrupted and self._save_times.is_due(self.position.step, time.monotonic()):
                     self._save(log)
-            interrupted = interrupted and self._share() < 1.0
-            if not interrupted and (self._validation is None or self._validation.step < self.position.step):
-                self._validate(log)
-            if self._saved_step != self.position.step:
+            if self._share() >= 1.0:
+                self._validate(log, stop)
+                interrupted = not self._is_measured() and stop()
+            if self._saved_step == self.position.step:
+                self._write_checkpoint()  # whoever was killed after the snapshot has an older one
+            else:
                 self._save(log)
         return Result(
             folder=self.folder, **asdict(self.position), interrupted=interrupted, validation=self._validation
         )
 
-    def _step(self, log: MetricsLog) -> Progress:
-        """Take one optimizer step, and log it."""
+    def _step(self, log: MetricsLog) -> Progress | None:
+        """Take one optimizer step, and log it; return None where the guard has the run go on without it."""
         training, before = self.config.training, self.position
         began = time.monotonic()
-        loss = self._gradients(before.step)
         tokens = self.timetable.tokens_after(before.step + 1)
         after = Position(step=before.step + 1, tokens=tokens, seconds=self._seconds())
         rate = self.timetable.learning_rate(before.step, after.seconds)
         try:
+            loss = self._gradients(before.step)
+            self.guard.check(loss)
             norm = self.optimizer.step(rate, training.gradient_clip)
-        except TrainingError as error:
-            raise TrainingError(f"{self._place(after.step)}: {error}. {self._way_back()}") from error
+        except DivergenceError as error:
+            self._go_on_without(after, error, log)
+            return None
+        self.guard.accept(loss)
         self.position = replace(after, seconds=self._seconds())
         done = Progress(
             step=after.step,
@@ -175,7 +195,10 @@ class Trainer:
         return done
 
     def _gradients(self, step: int) -> float:
-        """Collect the gradients of a step, and return its loss: nats per token over all that count."""
+        """Collect the gradients of a step, and return its loss: nats per token over all that count.
+
+        Raises DivergenceError where the loss, or the state after a batch, is not finite.
+        """
         stage = self.timetable.stage(step)
         windows = self.corpus.training[stage.context]
         batches = [
@@ -188,31 +211,63 @@ class Trainer:
         losses = []
         for batch in batches:
             weight = batch.num_learnt / total
-            loss, nats = self._loss(*self._on_device(batch), self.config.training.max_logit_weight)
+            tokens, targets, lengths = self._on_device(batch)
+            loss, nats, extent = self._loss(tokens, targets, lengths, self.config.training.max_logit_weight)
+            if not math.isfinite(float(loss.detach() + extent)):
+                found = first_not_finite(self.model, tokens)
+                raise DivergenceError(f"the loss is {float(nats)}: {found}")
             (loss * weight).backward()  # type: ignore[no-untyped-call]
             self.optimizer.collect()
             losses.append(nats.double() * weight)
-        mean = float(torch.stack(losses).sum())
-        if not math.isfinite(mean):
-            raise TrainingError(f"{self._place(step + 1)}: the loss is {mean}. {self._way_back()}")
-        return mean
+        return float(torch.stack(losses).sum())
+
+    def _go_on_without(self, after: Position, error: DivergenceError, log: MetricsLog) -> None:
+        """Leave out a step that would have spoilt the weights, and log that.
+
+        Raises DivergenceError where the guard does not allow it.
+        """
+        self.optimizer.discard()
+        self.position = replace(after, seconds=self._seconds())
+        record: Record = {"kind": "skip"}
+        if not self.guard.may_skip():
+            snapshot = self.folder.snapshots.newest() if self.config.guard.policy == "rollback" else None
+            if snapshot is None or not self.guard.may_roll_back(snapshot.position.step):
+                raise DivergenceError(f"{self._place(after.step)}: {error}. {self._way_back()}") from error
+            self.optimizer.load_state(snapshot.tensors)
+            record = {"kind": "rollback", "to_step": snapshot.position.step}
+        record |= {"step": after.step, "tokens": after.tokens, "reason": str(error)}
+        what = f"rolled back to step {record['to_step']}" if "to_step" in record else "skipped"
+        logger.warning("%s: %s: %s.", self._place(after.step), what, error)
+        with self._writing("metrics.jsonl"):
+            log.append(record)
+
+    def _is_measured(self) -> bool:
+        """Say whether the loss on the text that was held back, if there is any, is known for this step."""
+        known = self._validation is not None and self._validation.step == self.position.step
+        return known or self.corpus.validation is None
 
     @torch.no_grad()
-    def _validate(self, log: MetricsLog) -> Validation | None:
-        """Measure the loss on the text that was held back, if there is any, and log it."""
-        if self.corpus.validation is None:
+    def _validate(self, log: MetricsLog, stop: Callable[[], bool]) -> Validation | None:
+        """Measure the loss on the text that was held back, and log it.
+
+        Return None where there is no such text, where it is measured already, or where the run was asked to
+        stop meanwhile.
+        """
+        if self.corpus.validation is None or self._is_measured():
             return None
         training = self.config.training
         total, count = 0.0, 0
         for batch in self.corpus.validation.sequential(training.batch_size, training.validation_tokens):
-            _, nats = self._eager_loss(*self._on_device(batch), 0.0)
+            if stop():
+                return None
+            _, nats, _ = self._eager_loss(*self._on_device(batch), 0.0)
             total += float(nats) * batch.num_learnt
             count += batch.num_learnt
         if not count:
             return None
         loss = total / count
         if not math.isfinite(loss):
-            raise TrainingError(
+            raise DivergenceError(
                 f"{self._place(self.position.step)}: the validation loss is {loss}. {self._way_back()}"
             )
         found = Validation(
@@ -228,7 +283,8 @@ class Trainer:
         return found
 
     def _save(self, log: MetricsLog) -> None:
-        """Write the checkpoint and the snapshot, each whole or not at all."""
+        """Write the snapshot, remove those that need not stay, and write the checkpoint."""
+        began, training = time.monotonic(), self.config.training
         self.position = replace(self.position, seconds=self._seconds())
         snapshot = Snapshot(
             position=self.position,
@@ -236,15 +292,23 @@ class Trainer:
             data=self.corpus.identity(),
             recipe=config_to_tables(self.config),
             tensors=self.optimizer.state(),
+            guard=self.guard.memory,
         )
-        origin = {"training_step": str(self.position.step), "training_tokens": str(self.position.tokens)}
-        tokenizer = self.corpus.description.tokenizer
         with self._writing("the snapshot"):
             log.sync()
-            # The checkpoint goes first because it refuses weights that are not finite.
-            checkpoints.save(self.model, self.folder.checkpoint, tokenizer=tokenizer, metadata=origin)
-            snapshot.save(self.folder.snapshot)
+            self.folder.snapshots.save(snapshot)
         self._saved_step = self.position.step
+        with self._writing("the folder of snapshots"):
+            self.folder.snapshots.prune(keep_last=training.keep_last, keep_every=training.keep_every)
+        self._write_checkpoint()
+        self._save_times.saved(began, time.monotonic())
+
+    def _write_checkpoint(self) -> None:
+        """Write the model to generate with, whole or not at all."""
+        origin = {"training_step": str(self.position.step), "training_tokens": str(self.position.tokens)}
+        tokenizer = self.corpus.description.tokenizer
+        with self._writing(self.folder.checkpoint.name):
+            checkpoints.save(self.model, self.folder.checkpoint, tokenizer=tokenizer, metadata=origin)
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:

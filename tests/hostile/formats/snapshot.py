@@ -10,17 +10,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from receptance.training.snapshot import Position, Snapshot, load_snapshot
+from receptance.training.snapshot import FILE, Position, Snapshot, load_state
 from tests.hostile import values
 from tests.hostile.corpus import Case, Example, Format
 from tests.hostile.formats.safetensors import borders, pack, unpack
 
-FILE = "snapshot.safetensors"
-
 
 def read(path: Path) -> object:
     """Read a snapshot, and compute with where it stands."""
-    snapshot = load_snapshot(path)
+    snapshot = load_state(path)
     position = snapshot.position
     assert type(position.step) is int
     assert position.step >= 0
@@ -28,6 +26,7 @@ def read(path: Path) -> object:
     assert position.seconds + 1.0 > 0
     for table in (snapshot.model, snapshot.data, snapshot.recipe):
         assert isinstance(table, dict)
+    assert snapshot.guard.after(1.0).mean > -1e309
     return snapshot
 
 
@@ -39,8 +38,8 @@ def small() -> bytes:
         recipe={"run": {"seed": 1}}, tensors={"master.a": torch.ones(3, 4), "moment.a": torch.ones(3, 4)},
     )  # fmt: skip
     with TemporaryDirectory() as folder:
-        snapshot.save(Path(folder) / FILE)
-        return (Path(folder) / FILE).read_bytes()
+        snapshot.save(Path(folder) / "snapshot")
+        return (Path(folder) / "snapshot" / FILE).read_bytes()
 
 
 def examples() -> list[Example]:
@@ -56,7 +55,7 @@ def attacks() -> Iterator[Case]:
     def case(name: str, metadata: dict[str, str]) -> Case:
         return Case.of(name, {FILE: pack({**header, "__metadata__": metadata}, data)}, FILE)
 
-    for key in ("position", "model", "data", "recipe"):
+    for key in ("position", "model", "data", "recipe", "guard"):
         for name, text, _ in values.json_texts():
             may_be_empty = text == b"{}" or "as key" in name
             new = {**said, key: text.decode(errors="replace")}
