@@ -11,6 +11,10 @@
 
 #include "export.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #if defined(__linux__)
@@ -104,7 +108,21 @@ bool runs(const char *level) {
 
 #else
 
-bool runs(const char *level) { return !std::strcmp(level, "base"); }
+bool has_dot_products() {
+#if defined(__aarch64__) && defined(__linux__)
+  constexpr unsigned long DOT_PRODUCTS = 1 << 20;  // HWCAP_ASIMDDP
+  return getauxval(AT_HWCAP) & DOT_PRODUCTS;
+#elif defined(__aarch64__) && defined(__APPLE__)
+  return true;  // every Mac of this architecture has them
+#else
+  return false;
+#endif
+}
+
+bool runs(const char *level) {
+  if (!std::strcmp(level, "aarch64_dotprod")) return has_dot_products();
+  return !std::strcmp(level, "base");
+}
 
 #endif
 

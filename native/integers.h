@@ -5,6 +5,10 @@
 
 #include "vector.h"
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 namespace receptance::RECEPTANCE_LEVEL {
 
 typedef std::int32_t Ints __attribute__((vector_size(4 * LANES)));  // a lane holds a number, or four of a byte
@@ -57,6 +61,13 @@ static inline Ints dot(Ints sum, Ints weights, Ints x) {
   const __m128i w = reinterpret<__m128i>(weights), by = reinterpret<__m128i>(x), ones = _mm_set1_epi16(1);
   const __m128i pairs = SIGNED ? _mm_maddubs_epi16(_mm_abs_epi8(w), _mm_sign_epi8(by, w)) : _mm_maddubs_epi16(w, by);
   return sum + reinterpret<Ints>(_mm_madd_epi16(pairs, ones));
+#elif defined(__ARM_FEATURE_DOTPROD)
+  return reinterpret<Ints>(
+      vdotq_s32(reinterpret<int32x4_t>(sum), reinterpret<int8x16_t>(weights), reinterpret<int8x16_t>(x)));
+#elif defined(__aarch64__)
+  const int8x16_t w = reinterpret<int8x16_t>(weights), by = reinterpret<int8x16_t>(x);
+  const int16x8_t pairs = vpaddq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(by)), vmull_high_s8(w, by));
+  return reinterpret<Ints>(vpadalq_s16(reinterpret<int32x4_t>(sum), pairs));
 #else
   for (int bits = 24; bits >= 0; bits -= 8) sum += (weights << bits >> 24) * (x << bits >> 24);
   return sum;

@@ -64,7 +64,7 @@ void tile_bfloat16(const Place &place) {
 // Whether inputs are rounded to bfloat16, which this level then multiplies twice as fast. The few tokens that memory
 // leaves time for are not.
 constexpr bool rounds_to_halves(const Inputs &inputs) {
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || defined(__AMX_BF16__)
   return inputs.tokens > 2 && !inputs.exact;
 #else
   return inputs.tokens < 0;
