@@ -27,8 +27,13 @@ ARGUMENTS_THAT_TRUST = {"allow_pickle", "trust_remote_code", "weights_only"}
 # gets its pickles from us alone.
 PLACES = {
     "ctypes.CDLL": {"native.py"},
-    "importlib.import_module": {"__init__.py", "checkpoints/gguf_model.py", "data/sources.py"},
-    "multiprocessing": {"inference/fresh_process.py"},
+    "importlib.import_module": {
+        "__init__.py",
+        "checkpoints/gguf_model.py",
+        "data/tables.py",
+        "data/unpacking.py",
+    },
+    "multiprocessing": {"inference/fresh_process.py", "data/shards.py"},
     "multiprocessing.connection": {"inference/fresh_process.py"},
 }
 

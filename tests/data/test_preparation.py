@@ -7,12 +7,26 @@ import json
 import lzma
 import re
 import tracemalloc
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from receptance.data import Progress, open_split, open_tokenizer, preparation, prepare, read_description
+from receptance.data import (
+    Description,
+    Progress,
+    open_split,
+    open_tokenizer,
+    preparation,
+    prepare,
+    read_description,
+    shard,
+    shards,
+    unpacking,
+)
+from receptance.data.chunks import Chunk
 from receptance.errors import ConfigError, DataError, TokenizerError
 from receptance.tokenizers import Tokenizer, load_tokenizer
 
@@ -38,6 +52,13 @@ def documents(folder: Path, split: str) -> list[str]:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def _small(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Let little text be read, tokenised and put into a shard at a time."""
+    monkeypatch.setattr(unpacking, "CHUNK_BYTES", size)
+    monkeypatch.setattr(shards, "SHARD_BYTES", size)
+    monkeypatch.setattr(shard, "CHARACTERS_AT_ONCE", size)
 
 
 @pytest.fixture
@@ -180,14 +201,14 @@ def test_a_long_document_is_tokenised_in_pieces_and_stored_as_one(
     text = "".join(f"{i}: äöü, some words\n" for i in range(500))
     (tmp_path / "a.txt").write_text(text)
     prepare(tmp_path / "a.txt", tmp_path / "whole", tokenizer="bpe:300")
-    monkeypatch.setattr(preparation, "CHARACTERS_AT_ONCE", 100)
+    monkeypatch.setattr(shard, "CHARACTERS_AT_ONCE", 100)
     prepare(tmp_path / "a.txt", tmp_path / "pieces", tokenizer="bpe:300")
     for name in names(tmp_path / "whole"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "pieces" / name).read_bytes(), name
 
 
 def test_memory_does_not_grow_with_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "CHARACTERS_AT_ONCE", 2**14)
+    _small(monkeypatch, 2**14)
 
     def peak(count: int) -> int:
         source = write_lines(tmp_path / "a.jsonl", [f"{i} " + "x" * 2000 for i in range(count)])
@@ -282,7 +303,7 @@ def test_whatever_ends_it_early_leaves_nothing(
     batches: int | None,
     before: str,
 ) -> None:
-    monkeypatch.setattr(preparation, "CHARACTERS_AT_ONCE", 1000)
+    monkeypatch.setattr(shard, "CHARACTERS_AT_ONCE", 1000)
     monkeypatch.setattr(preparation, "load_tokenizer", Failing(error, batches))
     out = tmp_path / "out"
     if before == "empty folder":
@@ -293,13 +314,127 @@ def test_whatever_ends_it_early_leaves_nothing(
     assert not out.exists() or names(out) == []
 
 
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
+@pytest.mark.parametrize("stops", [[1], [3, 2, 1]])
+def test_what_was_stopped_goes_on_and_makes_the_same_files(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, stops: list[int], tokenizer: str
+) -> None:
+    _small(monkeypatch, 1000)
+    options = {"tokenizer": tokenizer, "deduplicate": True, "validation_fraction": 0.1}
+    prepare(source, tmp_path / "whole", **options)
+    make, made = shard.ShardMaker.make, []
+
+    def interrupted(self: shard.ShardMaker, chunks: Sequence[Chunk], key: str) -> shard.Shard:
+        if len(made) == limit:
+            raise KeyboardInterrupt
+        made.append(key)
+        return make(self, chunks, key)
+
+    monkeypatch.setattr(shard.ShardMaker, "make", interrupted)
+    limit = 0
+    for stop in stops:
+        limit += stop
+        with pytest.raises(KeyboardInterrupt):
+            prepare(source, tmp_path / "out", **options)
+        assert names(tmp_path / "out") == [preparation.SHARDS]
+    limit = 1000
+    prepare(source, tmp_path / "out", **options)
+    assert len(made) == len(set(made)) > 6  # nothing was made twice
+    assert names(tmp_path / "out") == names(tmp_path / "whole")
+    for name in names(tmp_path / "whole"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("change", ["text", "option", "damage"])
+def test_shards_of_other_texts_or_options_or_damaged_ones_are_made_anew(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    _small(monkeypatch, 1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "Joining", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(source, tmp_path / "out", tokenizer="bytes")
+    options = {}
+    if change == "text":
+        write_lines(source, [*numbered(100), "another text", *numbered(90)])
+    elif change == "option":
+        options = {"validation_fraction": 0.5}
+    else:
+        victim = sorted((tmp_path / "out" / preparation.SHARDS).iterdir())[2]
+        victim.write_bytes(victim.read_bytes()[:-40])
+    prepare(source, tmp_path / "out", tokenizer="bytes", **options)
+    prepare(source, tmp_path / "fresh", tokenizer="bytes", **options)
+    for name in names(tmp_path / "fresh"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes(), name
+
+
+def test_weights_repeat_and_thin_out_what_is_trained_on_and_leave_validation_alone(tmp_path: Path) -> None:
+    texts = {name: [f"{name} {i}" for i in range(400)] for name in ("twice", "half", "more")}
+    sources = [write_lines(tmp_path / f"{name}.jsonl", rows) for name, rows in texts.items()]
+    plain = prepare(sources, tmp_path / "plain", tokenizer="bytes", validation_fraction=0.1)
+    prepare(sources, tmp_path / "mixed", tokenizer="bytes", validation_fraction=0.1, weights=[2, 0.5, 1.25])
+    assert documents(tmp_path / "mixed", "validation") == documents(tmp_path / "plain", "validation")
+    once, mixed = (Counter(documents(tmp_path / name, "train")) for name in ("plain", "mixed"))
+    for name, (least, most), expected in (
+        ("twice", (2, 2), 2),
+        ("half", (0, 1), 0.5),
+        ("more", (1, 2), 1.25),
+    ):
+        rows = [row for row in once if row.startswith(name)]
+        assert {mixed[row] for row in rows} == {least, most}
+        assert sum(mixed[row] for row in rows) / len(rows) == pytest.approx(expected, abs=0.08)
+    assert plain.splits["train"].documents == once.total()
+
+
+def test_of_conversations_and_instructions_the_answers_are_learnt(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": f"Hi {i}"}, {"role": "assistant", "content": f"Yes {i}"}]}
+        for i in range(30)
+    ] + [{"instruction": "Add.", "input": f"{i}+1", "output": f"{i + 1}"} for i in range(30)]
+    rows += [{"text": f"plain text {i}"} for i in range(30)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    description = prepare(tmp_path / "a.jsonl", tmp_path / "out", validation_fraction=0.1)
+    tokenizer = open_tokenizer(tmp_path / "out")
+    found = {}
+    for split in ("train", "validation"):
+        store = open_split(tmp_path / "out", split)
+        assert store.mask is not None
+        assert int(store.mask.sum()) == description.splits[split].learnt_tokens
+        learnt_bytes = 0
+        for index in range(store.documents):
+            tokens = store.document(index)
+            begin = int(store.borders(0, store.tokens)[index])
+            mask = store.mask[begin : begin + tokens.size]
+            assert mask[-1] == 1  # the end of the text, at which the model must stop
+            learnt = tokenizer.decode(tokens[mask == 1].tolist())
+            learnt_bytes += len(learnt)
+            found[tokenizer.decode(tokens.tolist())] = learnt
+        assert learnt_bytes == description.splits[split].learnt_bytes
+    expected = {f"User: Hi {i}\n\nAssistant: Yes {i}": f" Yes {i}" for i in range(30)}
+    expected |= {f"User: Add.\n{i}+1\n\nAssistant: {i + 1}": f" {i + 1}" for i in range(30)}
+    assert found == expected | {f"plain text {i}": f"plain text {i}" for i in range(30)}
+
+
+def test_a_document_longer_than_memory_is_named(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _small(monkeypatch, 1000)
+    monkeypatch.setattr(unpacking, "longest_document_bytes", lambda: 10_000)
+    (tmp_path / "long.jsonl").write_text('{"text": "a"}\n' * 5 + '{"text": "' + "b" * 20_000 + '"}\n')
+    (tmp_path / "long.txt").write_text("b" * 20_000)
+    with pytest.raises(DataError, match=r"long\.jsonl:6: .* more than 10,000 bytes.* free memory"):
+        prepare([source, tmp_path / "long.jsonl"], tmp_path / "out", tokenizer="bytes")
+    with pytest.raises(DataError, match=r"long\.txt: .* more than 10,000 bytes"):
+        prepare([source, tmp_path / "long.txt"], tmp_path / "out", tokenizer="bytes")
+
+
 def test_whatever_ends_an_overwriting_early_leaves_what_was_there(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     prepare(source, out, tokenizer="bytes")
     old = {path.name: path.read_bytes() for path in out.iterdir()}
-    monkeypatch.setattr(preparation, "CHARACTERS_AT_ONCE", 1000)
+    monkeypatch.setattr(shard, "CHARACTERS_AT_ONCE", 1000)
     monkeypatch.setattr(preparation, "load_tokenizer", Failing(KeyboardInterrupt(), 2))
     with pytest.raises(KeyboardInterrupt):
         prepare(source, out, tokenizer="bytes", validation_fraction=0.2, overwrite=True)
@@ -311,7 +446,11 @@ def test_an_overwriting_that_ends_in_its_last_moment_leaves_no_finished_folder(
 ) -> None:
     out = tmp_path / "out"
     prepare(source, out, tokenizer="bytes")
-    monkeypatch.setattr(preparation, "load_tokenizer", Failing(KeyboardInterrupt(), None))
+
+    def fail(self: Description, folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Description, "write", fail)
     with pytest.raises(KeyboardInterrupt):
         prepare(source, out, tokenizer="bytes", overwrite=True)
     with pytest.raises(DataError, match="not finished"):
@@ -319,7 +458,7 @@ def test_an_overwriting_that_ends_in_its_last_moment_leaves_no_finished_folder(
 
 
 def test_progress_rises_to_the_end(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "CHARACTERS_AT_ONCE", 1000)
+    _small(monkeypatch, 1000)
     seen: list[Progress] = []
     prepare(source, tmp_path / "out", tokenizer="bpe:300", report=seen.append)
     assert [
@@ -345,11 +484,14 @@ def test_progress_rises_to_the_end(tmp_path: Path, source: Path, monkeypatch: py
         ({"tokenizer": "no such tokenizer"}, TokenizerError, "no such tokenizer"),
         ({"validation_fraction": 1.0}, ConfigError, "validation_fraction is 1.0"),
         ({"errors": "ignore"}, ConfigError, "errors is 'ignore'"),
+        ({"weights": [1, 2]}, ConfigError, "2 weights for 1 sources"),
+        ({"weights": [0]}, ConfigError, r"weight of .* is 0, but"),
+        ({"processes": -1}, ConfigError, "processes is -1"),
         ({"text_field": "body"}, DataError, r"source\.jsonl:1: this object has no field 'body'"),
     ],
 )
 def test_a_mistake_is_explained_and_leaves_no_folder(
-    tmp_path: Path, source: Path, arguments: dict[str, str], error: type[Exception], message: str
+    tmp_path: Path, source: Path, arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         prepare(source, tmp_path / "out", **{"tokenizer": "bytes", **arguments})

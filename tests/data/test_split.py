@@ -8,17 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receptance.data.split import Split, digest, pieces
+from receptance.data.document import Document
+from receptance.data.split import Split, pieces
 from receptance.errors import ConfigError
 
 
 def sides(texts: list[str], fraction: float) -> dict[str, set[str]]:
     """Return the parts of all texts, by split."""
-    split = Split.plan(map(digest, texts), fraction)
+    split = Split.plan(map(Document.plain, texts), fraction)
     found: dict[str, set[str]] = {"train": set(), "validation": set()}
     for text in texts:
-        for name, part in split.parts(text, digest(text)):
-            found[name].add(part)
+        for name, (part,) in split.parts(Document.plain(text)):
+            found[name].add(part.text)
     return found
 
 
@@ -63,7 +64,7 @@ def test_equal_documents_are_not_many_documents() -> None:
 
 
 def test_a_plan_reads_no_more_documents_than_it_needs() -> None:
-    endless = (digest(str(i)) for i in itertools.count())
+    endless = (Document.plain(str(i)) for i in itertools.count())
     assert not Split.plan(endless, 0.1).cuts
 
 
@@ -82,11 +83,11 @@ def test_a_few_documents_give_their_last_lines() -> None:
     fraction=st.floats(0.001, 0.999),
 )
 def test_both_parts_of_a_document_are_its_text_and_neither_is_empty(text: str, fraction: float) -> None:
-    (first, begin), (second, end) = Split(fraction, 0, cuts=True).parts(text, digest(text))
+    (first, (begin,)), (second, (end,)) = Split(fraction, 0, cuts=True).parts(Document.plain(text))
     assert (first, second) == ("train", "validation")
-    assert begin + end == text
-    assert begin
-    assert end
+    assert begin.text + end.text == text
+    assert begin.text
+    assert end.text
 
 
 @given(text=st.text("ab \n") | st.text(), longest=st.integers(1, 20))

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,47 +21,81 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 10  # where no terminal shows a bar
 
-Globs = Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)]
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What is read of the sources."""
+
+    include: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            consume_multiple=False,
+            help='In folders, read files of such a name or path, as "*.py", instead of .txt, JSON and '
+            "Parquet; repeatable.",
+        ),
+    ] = None
+    exclude: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            consume_multiple=False,
+            help="In folders, leave out files and folders of such a name or path; repeatable.",
+        ),
+    ] = None
+    text_field: Annotated[str, Parameter(help="The field of an object that holds its text.")] = "text"
+    errors: Annotated[
+        Literal["strict", "replace", "skip"],
+        Parameter(
+            help="What to do where a document is not UTF-8: stop, put U+FFFD in place of the wrong bytes, or "
+            "skip it."
+        ),
+    ] = "strict"
+
+
+EVERYTHING = Reading()
 
 
 def prepare(
     *sources: Annotated[str, Parameter(required=True, allow_leading_hyphen=True)],
     output: Annotated[Path, Parameter(alias="-o")],
     tokenizer: str = "world",
+    weights: Annotated[list[float] | None, Parameter(negative="", consume_multiple=True)] = None,
     validation_fraction: float = 0.01,
-    include: Globs = None,
-    exclude: Globs = None,
-    text_field: str = "text",
-    errors: Literal["strict", "replace", "skip"] = "strict",
+    reading: Reading = EVERYTHING,
     deduplicate: Annotated[bool, Parameter(negative="")] = False,
+    processes: int = 0,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Turn text, JSON lines and folders of them into tokens to train on.
+    """Turn texts, conversations and instructions into tokens to train on.
 
-    Each text file is a document, and each line of .jsonl, .ndjson and .json, an object; .gz, .xz, .bz2 and
-    .zst are unpacked. What is held back for validation follows from the text of each document; of fewer than
-    20 documents, each gives its last part. Ctrl-C leaves nothing behind.
+    Each text file is a document, and so is each object of JSON lines or of a JSON array (.jsonl, .ndjson,
+    .json) and each row of .parquet and of datasets of the hub (hf:ORG/NAME:SUBSET@SPLIT); .gz, .xz, .bz2 and
+    .zst are unpacked. Rows with messages are conversations, and those with an instruction and an output, or a
+    prompt and a completion, become some: a model reads them whole and learns the answers.
+
+    What is held back for validation follows from the text of each document; of fewer than 20 texts, each
+    gives its last part. Stopped at any moment, even killed, the same command goes on where it was.
 
     Parameters
     ----------
     sources
-        Files and folders to read; - is standard input.
+        Files, folders and datasets to read; - is standard input.
     output
         The folder to make: train.bin, train.idx, validation.bin, validation.idx, data.json.
     tokenizer
         A name (world, 20b, bytes), a vocabulary file, or bpe:4096 to learn that many tokens from these texts.
+    weights
+        How often the documents of each source are trained on: 2 is twice, 0.5 a half of them.
     validation_fraction
         How much to hold back for validation; 0 for nothing.
-    include
-        In folders, read files of such a name or path, as "*.py", instead of .txt and JSON lines; repeatable.
-    exclude
-        In folders, leave out files and folders of such a name or path; repeatable.
-    text_field
-        The field of a JSON object that holds its text.
-    errors
-        What to do where a document is not UTF-8: stop, put U+FFFD in place of the wrong bytes, or skip it.
+    reading
+        What is read of the sources.
     deduplicate
         Leave out documents whose text has come before.
+    processes
+        How many processes tokenise; 0 for as many as pay.
     overwrite
         Replace what was prepared in the output folder before.
     """
@@ -72,12 +107,14 @@ def prepare(
             sources,
             output,
             tokenizer=tokenizer,
+            weights=weights or (),
             validation_fraction=validation_fraction,
-            include=include or (),
-            exclude=exclude or (),
-            text_field=text_field,
-            errors=errors,
+            include=reading.include or (),
+            exclude=reading.exclude or (),
+            text_field=reading.text_field,
+            errors=reading.errors,
             deduplicate=deduplicate,
+            processes=processes,
             overwrite=overwrite,
             report=report,
         )
@@ -165,6 +202,9 @@ def _print_statistics(output: Path, description: data.Description, seconds: floa
         ],
         numbers=("documents", "tokens", "text", "bytes per token", "longest document"),
     )
+    for name, split in description.splits.items():
+        if split.learnt_tokens is not None:
+            print(f"{name}: {split.learnt_tokens:,} tokens are learnt, the others only read")
     left_out = [
         f"{count:,} {reason}"
         for count, reason in (

@@ -1,6 +1,6 @@
 """What `data.json` says of a prepared folder: the tokenizer, what each split holds, and what made it.
 
-DIR/train.bin, train.idx             the documents to train on
+DIR/train.bin, train.idx             the documents to train on; train.mask, where not all of them is learnt
 DIR/validation.bin, validation.idx   the documents held back; absent where nothing was
 DIR/data.json                        this description, written last: without it the folder is unfinished
 DIR/tokenizer.json                   where the tokenizer has a file of its own

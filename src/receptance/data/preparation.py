@@ -1,36 +1,45 @@
-"""Turn texts into the folder that training reads: tokens of both splits, and what they are."""
+"""Turn texts into the folder that training reads: tokens of both splits, and what they are.
+
+The work is done in two passes. The first makes shards, files in a hidden folder of the output, in as many
+processes as one likes; the second joins them in order, leaves out duplicates and repeats what has weight.
+Memory holds some 32 MiB of text a process, or the longest document, and about 120 bytes a document where
+duplicates are sought. The disk holds the tokens twice until the work is done.
+
+Nothing takes the name of a file of the output before all are written. Whatever ends the work until then
+leaves the folder as it was, but for finished shards, with which the same call goes on: the files that it makes
+are those of a run that was not interrupted. Ended later, it leaves nothing, or, where it was replacing a
+folder, one without data.json, which nobody takes for finished.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import itertools
+import math
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from receptance.data.description import (
-    FILE,
-    TRAIN,
-    VALIDATION,
-    Description,
-    SplitStatistics,
-    read_description,
-)
-from receptance.data.indexed import store_files
-from receptance.data.sources import STANDARD_INPUT, Errors, Sources, keep_standard_input
-from receptance.data.split import Split, digest, pieces
-from receptance.data.store_writer import TokenStoreWriter
+from receptance.data.chunks import Errors
+from receptance.data.description import FILE, TRAIN, VALIDATION, Description, read_description
+from receptance.data.document import Document, digest
+from receptance.data.indexed import mask_file, store_files
+from receptance.data.joining import Joining
+from receptance.data.shard import Shard, ShardMaker
+from receptance.data.shards import SHARD_BYTES, Made, make_shards
+from receptance.data.sources import STANDARD_INPUT, Sources, keep_standard_input
+from receptance.data.split import Split, pieces
 from receptance.errors import ConfigError, DataError
 from receptance.tokenizers import Tokenizer, load_tokenizer, train_bpe
 
-# Texts longer than this are tokenised in pieces, and about so many characters at a time.
-CHARACTERS_AT_ONCE = 2**20
+SHARDS = ".shards"  # the folder of unfinished work in the output
 BPE_SAMPLE_CHARACTERS = 2**25
 BPE_PIECE_CHARACTERS = 2**16
 REPORT_EVERY = 1000  # documents, where nothing is tokenised
@@ -57,12 +66,14 @@ def prepare(
     output: str | Path,
     *,
     tokenizer: Tokenizer | str | Path = "world",
+    weights: Sequence[float] = (),
     validation_fraction: float = 0.01,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     text_field: str = "text",
     errors: Errors = "strict",
     deduplicate: bool = False,
+    processes: int = 1,
     overwrite: bool = False,
     report: Report | None = None,
 ) -> Description:
@@ -71,21 +82,19 @@ def prepare(
     For `sources`, `include`, `exclude`, `text_field` and `errors` see `Sources`, for what is held back for
     validation see `data/split.py`, for the files that are made see `data/description.py`. The tokenizer is
     one, or its name or path, or "bpe:4096", which learns a BPE of that size from a sample of the texts to
-    train on. Each document ends with the tokenizer's `end_of_text`, token 0. `deduplicate` leaves out
-    documents whose text has come before. Memory grows with the longest document, not with the text (and by
-    about 100 bytes a document where duplicates are sought).
+    train on. Each document ends with the tokenizer's `end_of_text`, token 0. `weights`, one a source, say how
+    often its documents are trained on: 2 is twice, 0.5 a half of them. `deduplicate` leaves out documents
+    whose text has come before. `processes` is how many tokenise, 0 for as many as pay; with more than one, a
+    script that calls this needs Python's usual `if __name__ == "__main__"`.
 
-    Nothing takes the name of a file of `output` before all are written; whatever ends `prepare` until then,
-    Ctrl-C included, leaves the folder as it was. Ended later, it leaves nothing, or, where it was replacing a
-    folder, one without data.json, which nobody takes for finished.
-
-    Raises DataError for what cannot be read and for an `output` with something in it, unless `overwrite`;
-    ConfigError for arguments that make no sense; TokenizerError where there is no such tokenizer; OSError
-    where the disk is full.
+    Raises DataError for what cannot be read, for a document that memory cannot hold, and for an `output` with
+    something in it, unless `overwrite`; ConfigError for arguments that make no sense; TokenizerError where
+    there is no such tokenizer; OSError where the disk is full.
     """
     paths = [sources] if isinstance(sources, str | Path) else list(sources)
     output = Path(output)
     named = tokenizer.name if isinstance(tokenizer, Tokenizer) else str(tokenizer)
+    _check_numbers(paths, weights, processes)
     with ExitStack() as stack:
         made = stack.enter_context(_folder(output, overwrite))
         piped_in = STANDARD_INPUT in map(str, paths)
@@ -100,50 +109,35 @@ def prepare(
         )
         if not isinstance(tokenizer, Tokenizer) and not named.startswith(BPE):
             tokenizer = load_tokenizer(tokenizer)
-        split = Split.plan((digest(text) for text in texts), validation_fraction)
-        preparation = _Preparation(texts, split, deduplicate, report or (lambda progress: None))
+        split = Split.plan(texts, validation_fraction)
+        preparation = _Preparation(texts, split, weights, deduplicate, report)
         if not isinstance(tokenizer, Tokenizer):
             tokenizer = train_bpe(preparation.sample(), _bpe_size(named))
-        return preparation.write(output, tokenizer, named, made)
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A document, or a part of one too long to be tokenised at once."""
-
-    split: str
-    text: str
-    ends_document: bool
+        shards = preparation.shards(output / SHARDS, tokenizer, processes)
+        return preparation.join(shards, output, tokenizer, named, made)
 
 
 class _Preparation:
     """One run of `prepare`: texts, what is left out of them, and how they are parted."""
 
-    def __init__(self, texts: Sources, split: Split, deduplicate: bool, report: Report) -> None:
-        self._texts, self._split, self._deduplicate, self._report = texts, split, deduplicate, report
+    def __init__(
+        self,
+        texts: Sources,
+        split: Split,
+        weights: Sequence[float],
+        deduplicate: bool,
+        report: Report | None,
+    ) -> None:
+        self._texts, self._split, self._deduplicate = texts, split, deduplicate
+        self._weights = weights or [1.0] * len(texts.paths)
+        self._report = report or (lambda progress: None)
         self._bytes_to_read = texts.bytes_to_read()
-        self.duplicates = 0
-
-    def parts(self) -> Iterator[tuple[str, str]]:
-        """Yield (split, text) of all documents."""
-        seen: set[bytes] = set()
-        self.duplicates = 0
-        for text in self._texts:
-            document = digest(text)
-            if self._deduplicate:
-                if document in seen:
-                    self.duplicates += 1
-                    continue
-                seen.add(document)
-            yield from self._split.parts(text, document)
 
     def sample(self) -> list[str]:
         """Return BPE_SAMPLE_CHARACTERS of the texts to train on: the pieces with the smallest hashes."""
         heap: list[tuple[int, str]] = []
         size = documents = read = 0
-        for split, text in self.parts():
-            if split != TRAIN:
-                continue
+        for text in self._texts_to_train_on():
             documents += 1
             for piece in pieces(text, BPE_PIECE_CHARACTERS):
                 heapq.heappush(heap, (-int.from_bytes(digest(piece), "big"), piece))
@@ -153,38 +147,46 @@ class _Preparation:
                 while size - len(heap[0][1]) >= BPE_SAMPLE_CHARACTERS:
                     size -= len(heapq.heappop(heap)[1])
             if documents % REPORT_EVERY == 0:
-                self._report_progress("learning the vocabulary", documents, read)
-        self._report_progress("learning the vocabulary", documents, read)
+                self._report_progress("learning the vocabulary", documents, read, self._texts.bytes_read)
+        self._report_progress("learning the vocabulary", documents, read, self._texts.bytes_read)
         return [piece for _, piece in sorted(heap)]
 
-    def write(self, output: Path, tokenizer: Tokenizer, named: str, made: list[Path]) -> Description:
-        """Tokenise all documents into the folder, describe it, and add all files to those `made`.
+    def shards(self, folder: Path, tokenizer: Tokenizer, processes: int) -> list[Made]:
+        """Tokenise all documents into shards, and return these."""
+        folder.mkdir(exist_ok=True)
+        maker = ShardMaker(tokenizer, self._split, self._texts.text_field, self._texts.errors)
+        documents = text = read = 0
+
+        def report(made: Made) -> None:
+            nonlocal documents, text, read
+            documents, text, read = documents + made.documents, text + made.bytes_of_text, read + made.size
+            self._report_progress("tokenising", documents, text, read)
+
+        return make_shards(
+            self._texts.chunks(),
+            maker,
+            folder,
+            fingerprint=_fingerprint(tokenizer),
+            processes=processes or self._processes_that_pay(),
+            apart=self._weights,
+            report=report,
+        )
+
+    def join(
+        self, shards: Sequence[Made], output: Path, tokenizer: Tokenizer, named: str, made: list[Path]
+    ) -> Description:
+        """Join the shards in the output folder, describe it, and add all files to those `made`.
 
         `named` is what the tokenizer was called by whoever asked for it.
         """
         splits = [TRAIN, VALIDATION] if self._split.fraction else [TRAIN]
-        with ExitStack() as stack:
-            writers = {
-                split: _SplitWriter(
-                    stack.enter_context(TokenStoreWriter(output / split, tokenizer.vocabulary_size)),
-                    tokenizer.end_of_text,
-                )
-                for split in splits
-            }
-            for batch in _batches(self.parts()):
-                for piece, ids in zip(
-                    batch, tokenizer.encode_batch([piece.text for piece in batch]), strict=True
-                ):
-                    writers[piece.split].add(piece, ids)
-                self._report_progress(
-                    "tokenising",
-                    sum(writer.documents for writer in writers.values()),
-                    sum(writer.bytes_of_text for writer in writers.values()),
-                )
-            statistics = {split: writer.statistics() for split, writer in writers.items()}
-            _refuse_empty(statistics)
+        with Joining(output, splits, tokenizer, self._deduplicate) as joining:
+            for shard in shards:
+                joining.add(Shard.load(shard.path), self._weights[shard.source])
+            statistics = joining.statistics()
+            _refuse_empty({name: split.documents for name, split in statistics.items()})
             _remove_description(output)
-            made += [path for split in splits for path in store_files(output / split)]
+            made += [path for split in splits for path in _files(output / split)]
         file = tokenizer.save(output)
         made += [output / FILE, *([file] if file else [])]
         description = Description(
@@ -193,13 +195,29 @@ class _Preparation:
             vocabulary_size=tokenizer.vocabulary_size,
             end_of_text=tokenizer.end_of_text,
             splits=statistics,
-            empty=self._texts.empty,
-            undecodable=self._texts.undecodable,
-            duplicates=self.duplicates,
+            empty=joining.empty,
+            undecodable=joining.undecodable,
+            duplicates=joining.duplicates,
             made_by=self._made_by(named),
         )
         description.write(output)
         return description
+
+    def _processes_that_pay(self) -> int:
+        """Return one a core, but no more than there are shards to make."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(cores, self._bytes_to_read // SHARD_BYTES))
+
+    def _texts_to_train_on(self) -> Iterator[str]:
+        seen: set[bytes] = set()
+        for document in self._texts:
+            if self._deduplicate:
+                if document.digest in seen:
+                    continue
+                seen.add(document.digest)
+            for split, spans in self._split.parts(document):
+                if split == TRAIN:
+                    yield Document(spans).text
 
     def _made_by(self, named: str) -> dict[str, Any]:
         texts = self._texts
@@ -207,6 +225,7 @@ class _Preparation:
         return {
             "receptance": _version(),
             "sources": _first([path.decode(errors="replace") for path in paths]),
+            "weights": _first(list(map(str, self._weights))) if set(self._weights) != {1.0} else [],
             "tokenizer": named,
             "validation_fraction": self._split.fraction,
             "include": list(texts.include),
@@ -216,16 +235,34 @@ class _Preparation:
             "deduplicate": self._deduplicate,
         }
 
-    def _report_progress(self, stage: str, documents: int, bytes_of_text: int) -> None:
+    def _report_progress(self, stage: str, documents: int, bytes_of_text: int, bytes_read: int) -> None:
         self._report(
             Progress(
                 stage=stage,
                 documents=documents,
                 bytes_of_text=bytes_of_text,
-                bytes_read=self._texts.bytes_read,
+                bytes_read=bytes_read,
                 bytes_to_read=self._bytes_to_read,
             )
         )
+
+
+def _check_numbers(paths: Sequence[str | Path], weights: Sequence[float], processes: int) -> None:
+    if processes < 0:
+        raise ConfigError(f"processes is {processes}, but it must be at least 1, or 0 for as many as pay.")
+    if weights and len(weights) != len(paths):
+        raise ConfigError(f"there are {len(weights)} weights for {len(paths)} sources; give one for each.")
+    for path, weight in zip(paths, weights, strict=False):
+        if not (math.isfinite(weight) and weight > 0):
+            raise ConfigError(f"the weight of {path} is {weight}, but it must be a number above 0.")
+
+
+def _fingerprint(tokenizer: Tokenizer) -> str:
+    """Return what tells a tokenizer from others: its name, and a hash of its file."""
+    with TemporaryDirectory() as folder:
+        file = tokenizer.save(Path(folder))
+        contents = file.read_bytes() if file else b""
+    return f"{tokenizer.name} {hashlib.sha256(contents).hexdigest()}"
 
 
 def _first(names: Sequence[str]) -> list[str]:
@@ -233,56 +270,6 @@ def _first(names: Sequence[str]) -> list[str]:
     ends = itertools.accumulate(map(len, names))
     room = sum(end <= LISTED_CHARACTERS for end in ends)
     return [*names[:room], *([f"… and {len(names) - room:,} more"] if room < len(names) else [])]
-
-
-class _SplitWriter:
-    """Writes the documents of one split, which may come in pieces, and counts."""
-
-    def __init__(self, store: TokenStoreWriter, end_of_text: int) -> None:
-        self._store = store
-        self._end = np.array([end_of_text], store.dtype)
-        self._document: list[NDArray[np.integer]] = []
-        self.bytes_of_text = 0
-        self._longest = 0
-
-    @property
-    def documents(self) -> int:
-        return self._store.documents
-
-    def add(self, piece: _Piece, ids: Sequence[int]) -> None:
-        self.bytes_of_text += len(piece.text.encode())
-        # In the smallest type at once: a list of ids takes about twenty times the room.
-        self._document.append(np.array(ids, self._store.dtype))
-        if piece.ends_document:
-            tokens = np.concatenate([*self._document, self._end])
-            self._store.append(tokens)
-            self._longest = max(self._longest, tokens.size)
-            self._document.clear()
-
-    def statistics(self) -> SplitStatistics:
-        return SplitStatistics(
-            documents=self._store.documents,
-            tokens=self._store.tokens,
-            bytes_of_text=self.bytes_of_text,
-            longest_document=self._longest,
-        )
-
-
-def _batches(parts: Iterable[tuple[str, str]]) -> Iterator[list[_Piece]]:
-    """Yield the pieces of all documents in order, about CHARACTERS_AT_ONCE in a list."""
-    batch: list[_Piece] = []
-    size = 0
-    for split, text in parts:
-        left = len(text)
-        for piece in pieces(text, CHARACTERS_AT_ONCE):
-            left -= len(piece)
-            batch.append(_Piece(split, piece, ends_document=left == 0))
-            size += len(piece)
-            if size >= CHARACTERS_AT_ONCE:
-                yield batch
-                batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _version() -> str:
@@ -299,16 +286,21 @@ def _bpe_size(name: str) -> int:
     return int(size)
 
 
-def _refuse_empty(statistics: dict[str, SplitStatistics]) -> None:
+def _refuse_empty(documents: dict[str, int]) -> None:
     """Refuse a split without documents, which could only confuse later."""
-    if not any(split.documents for split in statistics.values()):
+    if not any(documents.values()):
         raise DataError("The sources hold no text: every document is empty, or was left out.")
-    for name, split in statistics.items():
-        if not split.documents:
+    for name, count in documents.items():
+        if not count:
             raise DataError(
                 f"The sources hold too little text for the split {name!r}. Give more, or choose another "
                 "validation_fraction (0 holds nothing back)."
             )
+
+
+def _files(prefix: Path) -> list[Path]:
+    """Return the files that a store may have."""
+    return [*store_files(prefix), mask_file(prefix)]
 
 
 def _remove_description(output: Path) -> None:
@@ -317,14 +309,15 @@ def _remove_description(output: Path) -> None:
         vocabulary = read_description(output).tokenizer_file
         if vocabulary:
             _remove([output / Path(vocabulary).name])
-    _remove([output / FILE, *store_files(output / VALIDATION)])
+    _remove([output / FILE, *_files(output / VALIDATION)])
 
 
 @contextmanager
 def _folder(output: Path, overwrite: bool) -> Iterator[list[Path]]:
     """Make the folder, and yield a list for the files that are made in it.
 
-    Where the block raises, a folder that was empty or not there is so again; hidden files do not count.
+    Where the block raises, a folder that was empty or not there is so again, but for finished shards; hidden
+    files do not count.
     """
     if output.exists() and not output.is_dir():
         raise DataError(f"{output} is a file, but the prepared data needs a folder.")
@@ -338,9 +331,12 @@ def _folder(output: Path, overwrite: bool) -> Iterator[list[Path]]:
     made: list[Path] = []
     try:
         yield made
+        shutil.rmtree(output / SHARDS, ignore_errors=True)
     except BaseException:
         if was_empty:
             _remove(made)
+        with suppress(OSError):  # of a folder that is not there, or not empty
+            (output / SHARDS).rmdir()
         if not was_there:
             with suppress(OSError):
                 output.rmdir()

@@ -1,54 +1,48 @@
-"""Documents of text, one after the other: from text files, JSON lines, folders of them, and standard input.
+"""Documents, one after the other: from text files, JSON lines, tables, folders of them, and standard input.
 
 The name of a file decides how it is read. `.jsonl`, `.ndjson` and `.json` hold one JSON object a line, each
-a document; any other file is one document. Before that, `.gz`, `.xz`, `.bz2` and `.zst` are unpacked.
+a document (`.json` may also be one array of them), `.parquet` a row each; any other file is one document.
+Before that, `.gz`, `.xz`, `.bz2` and `.zst` are unpacked. What a row may be, `data/rows.py` says; what begins
+with `hf:` is a dataset, see `data/tables.py`.
 """
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import importlib
 import json
-import lzma
 import os
 import shutil
 import sys
 import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Literal, cast
 
-from receptance.errors import ConfigError, DataError
+from receptance.data.chunks import Chunk, DocumentReader, Errors
+from receptance.data.document import Document
+from receptance.data.rows import CONVERSATIONS, PAIRS
+from receptance.data.tables import DATASET, PARQUET, is_table, parts_of, size_of, version_of
+from receptance.data.unpacking import COMPRESSED, Limit, is_packed, named, unpacked, whole, whole_lines
+from receptance.errors import DataError
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
-COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
+ARRAY = ".json"
 STANDARD_INPUT = "-"
 STANDARD_INPUT_IN_MEMORY = 2**26  # bytes; more goes to a temporary file
 
-# A packed document may unpack to so many bytes, or to so many times the bytes of its file: natural text packs
-# to a third or a tenth, a bomb to a thousandth.
-UNPACKED_BYTES = 2**24
-UNPACKED_RATIO = 64
-
-Errors = Literal["strict", "replace", "skip"]
-
 
 class Sources:
-    """The texts of all documents of files and folders, in a fixed order, as often as they are iterated over.
+    """The documents of files and folders, in a fixed order, as often as they are iterated over.
 
     A folder is searched recursively, in alphabetical order, for the files whose name (or path within the
-    folder) matches one of the `include` globs; without any, for `.txt` and JSON lines, packed or not. Files
-    and folders that match one of the `exclude` globs are left out, and so is what begins with a dot. Files
-    named directly are always read. The source "-" is the stream `standard_input`: JSON lines where its first
-    line is an object with the text field, else one document. A folder `leave_out` is never searched.
+    folder) matches one of the `include` globs; without any, for `.txt`, JSON lines and Parquet. Files and
+    folders that match one of the `exclude` globs are left out, and so is what begins with a dot. Files named
+    directly are always read. The source "-" is the stream `standard_input`: JSON lines where its first line
+    is an object, else one document. A folder `leave_out` is never searched.
 
-    `errors` says what becomes of a document that is not UTF-8: "strict" raises, "replace" puts U+FFFD in
-    place of the wrong bytes, "skip" leaves it out. Documents without text are left out. What was left out
+    For `text_field` and `errors` see `DocumentReader`. Documents without text are left out. What was left out
     is counted in `empty` and `undecodable`, of the latest iteration.
 
     Raises DataError, naming the file and the byte or line, for what cannot be read; ConfigError for a choice
@@ -72,49 +66,65 @@ class Sources:
         self.errors = errors
         self._leave_out = leave_out and leave_out.resolve()
         self._standard_input = standard_input
-        self._bytes_before = 0  # of the files finished
-        self._reading: IO[bytes] | None = None
-        self.empty = self.undecodable = 0
-        if errors not in ("strict", "replace", "skip"):
-            raise ConfigError(f"errors is {errors!r}, but it must be 'strict', 'replace' or 'skip'.")
+        self._reader = self.reader()
+        self.bytes_read = 0  # of the files as they lie on the disk, in the latest iteration
         if not self.paths:
             raise DataError('No source of text was given. Name files or folders, or "-" for standard input.')
         if STANDARD_INPUT in self.paths and not (standard_input and standard_input.seekable()):
             raise DataError('The source "-" needs a seekable stream; see keep_standard_input().')
 
-    def __iter__(self) -> Iterator[str]:
-        self.empty = self.undecodable = self._bytes_before = 0
-        for path in self.files():
-            for text in self._read(path):
-                if not text or text.isspace():
-                    self.empty += 1
-                else:
-                    yield text
+    def __iter__(self) -> Iterator[Document]:
+        self._reader = self.reader()
+        self.bytes_read = 0
+        for _, chunk in self.chunks():
+            self.bytes_read += chunk.size
+            yield from self._reader.read(chunk)
 
     @property
-    def bytes_read(self) -> int:
-        """How many bytes of the files, as they lie on the disk, the latest iteration has read."""
-        return self._bytes_before + (self._reading.tell() if self._reading else 0)
+    def empty(self) -> int:
+        """How many documents without text the latest iteration left out."""
+        return self._reader.empty
+
+    @property
+    def undecodable(self) -> int:
+        """How many documents that are not UTF-8 the latest iteration left out."""
+        return self._reader.undecodable
+
+    def reader(self) -> DocumentReader:
+        """Return what takes the chunks apart."""
+        return DocumentReader(self.text_field, self.errors)
+
+    def chunks(self) -> Iterator[tuple[int, Chunk]]:
+        """Yield (number of the source, part of it) in order; a part is small, or one long document."""
+        for number, path in self._numbered_files():
+            if is_table(path):
+                with named(path):
+                    yield from ((number, chunk) for chunk in _table(path))
+            else:
+                yield from ((number, chunk) for chunk in self._read(path))
 
     def bytes_to_read(self) -> int:
         """Return the bytes that all files have on the disk."""
-        return sum(
-            self._standard_input.seek(0, os.SEEK_END)
-            if path == STANDARD_INPUT and self._standard_input
-            else Path(path).stat().st_size
-            for path in self.files()
-        )
+        return sum(self._size(path) for path in self.files())
+
+    def _size(self, path: str) -> int:
+        if path == STANDARD_INPUT and self._standard_input:
+            return self._standard_input.seek(0, os.SEEK_END)
+        return size_of(path) if is_table(path) else Path(path).stat().st_size
 
     def files(self) -> Iterator[str]:
         """Yield the paths of all files in the order in which they are read.
 
         Raises DataError for a path that does not exist, and for a folder without a file to read.
         """
-        for path in self.paths:
-            if path == STANDARD_INPUT or Path(path).is_file():
-                yield path
+        return (path for _, path in self._numbered_files())
+
+    def _numbered_files(self) -> Iterator[tuple[int, str]]:
+        for number, path in enumerate(self.paths):
+            if path == STANDARD_INPUT or path.startswith(DATASET) or Path(path).is_file():
+                yield number, path
             elif Path(path).is_dir():
-                yield from self._search(Path(path))
+                yield from ((number, file) for file in self._search(Path(path)))
             elif Path(path).exists():
                 raise DataError(f'{path} is neither a file nor a folder. Pipe it in, with "-" as the source.')
             else:
@@ -140,7 +150,7 @@ class Sources:
                 else:
                     passed_over[Path(name).suffix or "no suffix"] += 1
         if not found:
-            wanted = ", ".join(self.include) or f".txt, {', '.join(JSON_LINES)}"
+            wanted = ", ".join(self.include) or f".txt, {', '.join(JSON_LINES)}, {PARQUET}"
             others = ", ".join(f"{count} with {suffix}" for suffix, count in passed_over.most_common(5))
             raise DataError(
                 f"{folder} has no file to read: wanted {wanted}; found {others or 'none'}. "
@@ -153,89 +163,63 @@ class Sources:
     def _is_included(self, path: Path) -> bool:
         if self.include:
             return any(_matches(path, pattern) for pattern in self.include)
-        return _kind(path.name) in (".txt", *JSON_LINES)
+        return _kind(path.name) in (".txt", *JSON_LINES, PARQUET)
 
-    def _read(self, path: str) -> Iterator[str]:
-        with _named(path), self._open(path) as stream:
-            limit = _limit(path)
-            if path == STANDARD_INPUT:
-                is_json_lines = self._has_text_field(stream.readline())
-                stream.seek(0)
+    def _read(self, path: str) -> Iterator[Chunk]:
+        """Yield the chunks of a file that is no table."""
+        with named(path), ExitStack() as stack:
+            if path == STANDARD_INPUT and self._standard_input:
+                packed = stream = self._standard_input
+                packed.seek(0)
             else:
-                is_json_lines = _kind(path) in JSON_LINES
-            if is_json_lines:
-                yield from self._read_lines(path, _lines(stream, limit, path))
-            else:
-                text = self._decode(_whole(stream, limit, path), path, 0)
-                if text is not None:
-                    yield text.removeprefix("\ufeff")
+                packed = stack.enter_context(Path(path).open("rb"))
+                stream = stack.enter_context(unpacked(path, packed))
+            limit = Limit(path, size=self._size(path), is_packed=is_packed(path))
+            packed.seek(0)
+            kind = self._kind_of(path, stream)
+            before = position = 0
+            if kind != "lines":
+                data = whole(stream, limit)
+                yield Chunk(path=path, kind=kind, size=self._size(path), data=data)
+                return
+            for first, data in whole_lines(stream, limit):
+                now = packed.tell()
+                yield Chunk(
+                    path=path, kind=kind, size=now - before, data=data, position=position, first=first
+                )
+                before, position = now, position + len(data)
 
-    def _read_lines(self, path: str, lines: Iterable[bytes]) -> Iterator[str]:
-        position = 0
-        for number, line in enumerate(lines, 1):
-            origin = f"{path}:{number}"
-            row = self._decode(line, origin, position)
-            position += len(line)
-            if row is None or not row.strip("\ufeff \t\r\n"):
-                continue
-            text = self._without_surrogates(_text_of(row, self.text_field, origin), origin)
-            if text is not None:
-                yield text
+    def _kind_of(self, path: str, stream: IO[bytes]) -> Literal["text", "lines", "array"]:
+        """Say what a file holds, and rewind it."""
+        if path == STANDARD_INPUT:
+            is_json = self._is_row(stream.readline())
+            stream.seek(0)
+            return "lines" if is_json else "text"
+        if _kind(path) == ARRAY:
+            begins = stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+            stream.seek(0)
+            if begins.startswith(b"["):
+                return "array"
+        return "lines" if _kind(path) in JSON_LINES else "text"
 
-    def _decode(self, data: bytes, origin: str, position: int) -> str | None:
-        """Return the text, or None where it is to be left out; data begins at this byte of the file."""
-        try:
-            return data.decode()
-        except UnicodeDecodeError as error:
-            if self.errors == "replace":
-                return data.decode(errors="replace")
-            if self.errors == "skip":
-                self.undecodable += 1
-                return None
-            hint = " It looks like UTF-16." if data.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
-            raise DataError(
-                f"{origin}: byte {position + error.start:,} (0x{data[error.start]:02x}) is not UTF-8.{hint} "
-                'Convert the file, or read it with errors "replace" or "skip".'
-            ) from error
-
-    def _without_surrogates(self, text: str, origin: str) -> str | None:
-        """Treat the halves of surrogate pairs, which JSON can spell but UTF-8 cannot, like wrong bytes."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            if self.errors == "strict":
-                raise DataError(
-                    f"{origin}: character {error.start:,} of the text is half a surrogate pair "
-                    f"(\\u{ord(text[error.start]):04x}), which no text contains. "
-                    'Correct the file, or read it with errors "replace" or "skip".'
-                ) from error
-            if self.errors == "skip":
-                self.undecodable += 1
-                return None
-            return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return text
-
-    def _has_text_field(self, line: bytes) -> bool:
+    def _is_row(self, line: bytes) -> bool:
+        """Whether a line is an object that could be a document."""
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             return False
-        return isinstance(row, dict) and isinstance(row.get(self.text_field), str)
+        fields = {self.text_field, *CONVERSATIONS, *(name for pair in PAIRS for name in pair)}
+        return isinstance(row, dict) and not fields.isdisjoint(row)
 
-    @contextmanager
-    def _open(self, path: str) -> Iterator[IO[bytes]]:
-        """Yield the unpacked bytes of a file, while `bytes_read` follows the packed ones."""
-        with ExitStack() as stack:
-            if path == STANDARD_INPUT and self._standard_input:
-                self._standard_input.seek(0)
-                stream = self._reading = self._standard_input
-            else:
-                self._reading = stack.enter_context(Path(path).open("rb"))
-                stream = stack.enter_context(_unpacked(path, self._reading))
-            try:
-                yield stream
-            finally:
-                self._bytes_before, self._reading = self.bytes_read, None
+
+def _table(path: str) -> Iterator[Chunk]:
+    """Yield the chunks of a table; its bytes are shared out by rows."""
+    parts = list(parts_of(path))
+    size, version = size_of(path), version_of(path)
+    rows = max(1, sum(count for _, count in parts))
+    for first, count in parts:
+        share = size * (first + count) // rows - size * first // rows
+        yield Chunk(path=path, kind="table", size=share, first=first + 1, rows=count, version=version)
 
 
 @contextmanager
@@ -244,68 +228,6 @@ def keep_standard_input() -> Iterator[IO[bytes]]:
     with tempfile.SpooledTemporaryFile(STANDARD_INPUT_IN_MEMORY) as kept:
         shutil.copyfileobj(sys.stdin.buffer, kept)
         yield cast("IO[bytes]", kept)
-
-
-def _text_of(line: str, field: str, origin: str) -> str:
-    """Return the text field of one line of JSON."""
-    try:
-        row = json.loads(line.removeprefix("\ufeff"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{origin}: this line is not JSON ({error}). JSON lines hold one whole object a line."
-        ) from error
-    if not isinstance(row, dict):
-        raise DataError(
-            f"{origin}: this line is a {type(row).__name__}, but an object with a field {field!r} is needed."
-        )
-    if field not in row:
-        fields = ", ".join(repr(name) for name in list(row)[:20]) or "none"
-        raise DataError(
-            f"{origin}: this object has no field {field!r}; its fields: {fields}. "
-            "Name the one that holds the text (--text-field)."
-        )
-    if not isinstance(row[field], str):
-        raise DataError(
-            f"{origin}: the field {field!r} is a {type(row[field]).__name__}, but text is needed."
-        )
-    return cast("str", row[field])
-
-
-def _limit(path: str) -> int | None:
-    """Return how many bytes a document may have, where they are packed."""
-    if Path(path).suffix.lower() not in COMPRESSED:
-        return None
-    return max(UNPACKED_BYTES, UNPACKED_RATIO * Path(path).stat().st_size)
-
-
-def _whole(stream: IO[bytes], limit: int | None, path: str) -> bytes:
-    """Return all that a stream holds, read in pieces where there is a limit."""
-    if limit is None:
-        return stream.read()
-    content = bytearray()
-    while piece := stream.read(2**20):
-        content += piece
-        if len(content) > limit:
-            raise _bomb(path, limit)
-    return bytes(content)
-
-
-def _lines(stream: IO[bytes], limit: int | None, path: str) -> Iterable[bytes]:
-    return stream if limit is None else _bounded_lines(stream, limit, path)
-
-
-def _bounded_lines(stream: IO[bytes], limit: int, path: str) -> Iterator[bytes]:
-    while line := stream.readline(limit + 1):
-        if len(line) > limit:
-            raise _bomb(path, limit)
-        yield line
-
-
-def _bomb(path: str, limit: int) -> DataError:
-    return DataError(
-        f"{path}: a document in it unpacks to more than {limit:,} bytes, but text never packs into so few. "
-        "If it is meant to, unpack the file first."
-    )
 
 
 def _kind(name: str) -> str:
@@ -320,47 +242,6 @@ def _matches(path: Path, pattern: str) -> bool:
     """Whether a glob fits the name, or the path within the searched folder."""
     pattern = pattern.removeprefix("**/").rstrip("/")
     return fnmatchcase(path.name, pattern) or fnmatchcase(path.as_posix(), pattern)
-
-
-def _unpacked(path: str, packed: IO[bytes]) -> IO[bytes]:
-    match Path(path).suffix.lower():
-        case ".gz":
-            return cast("IO[bytes]", gzip.open(packed))
-        case ".xz":
-            return lzma.open(packed, format=lzma.FORMAT_XZ)
-        case ".bz2":
-            return bz2.open(packed)
-        case ".zst":
-            return cast("IO[bytes]", _zstandard(path).open(packed, "rb"))
-        case _:
-            return packed
-
-
-def _zstandard(path: str) -> Any:  # two modules of the same interface, neither always there
-    for name in ("compression.zstd", "backports.zstd"):
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue
-    raise DataError(
-        f"{path}: reading .zst needs Python 3.14 or the package backports.zstd (pip install backports.zstd). "
-        "Or unpack the file first."
-    )
-
-
-@contextmanager
-def _named(path: str) -> Iterator[None]:
-    """Put the name of the file before whatever goes wrong while it is read."""
-    try:
-        yield
-    except (OSError, EOFError, MemoryError, lzma.LZMAError, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        reason = reason or "the memory does not suffice"
-        raise DataError(f"{path}: cannot be read: {reason}.") from error
-    except Exception as error:
-        if type(error).__name__ == "ZstdError":  # of whichever module unpacks it
-            raise DataError(f"{path}: cannot be read: {error}.") from error
-        raise
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:

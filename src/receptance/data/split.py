@@ -5,28 +5,24 @@ the sources nor on chance, and equal documents are never on both sides.
 
     many documents     each whose hash is below the fraction is held back
     a few hundred      exactly the fraction, at least one: those with the smallest hashes
-    fewer than 20      each gives its last part, cut at the start of a line
+    fewer than 20      each gives its last part, cut at the start of a line; of conversations, as above
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
 from receptance.data.description import TRAIN, VALIDATION
+from receptance.data.document import Document
 from receptance.errors import ConfigError
+from receptance.tokenizers.conversation import Span
 
 FEW = 20  # documents; below, whole documents would be too uneven a choice
 EXPECTED = 16  # documents held back; with fewer to be expected, the number is not left to chance
 KEYS = 2**64
-
-
-def digest(text: str) -> bytes:
-    """Return 16 bytes that stand for a text: no two texts in this world share them by chance."""
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -38,8 +34,8 @@ class Split:
     cuts: bool  # each document gives its last part instead
 
     @classmethod
-    def plan(cls, digests: Iterable[bytes], fraction: float) -> Self:
-        """Choose the rule; takes no more digests than it needs to know that the documents are many.
+    def plan(cls, documents: Iterable[Document], fraction: float) -> Self:
+        """Choose the rule; takes no more documents than it needs to know that they are many.
 
         Raises ConfigError for a fraction outside 0 (nothing is held back) to below 1.
         """
@@ -49,24 +45,26 @@ class Split:
             return cls(fraction, 0, cuts=False)
         many = max(FEW, math.ceil(EXPECTED / fraction))
         keys: set[int] = set()
-        for document in digests:
-            keys.add(_key(document))
+        all_are_plain = True
+        for document in documents:
+            keys.add(_key(document.digest))
+            all_are_plain = all_are_plain and document.is_plain
             if len(keys) == many:
                 return cls(fraction, int(fraction * KEYS), cuts=False)
-        if len(keys) < FEW:
+        if not keys or (len(keys) < FEW and all_are_plain):
             return cls(fraction, 0, cuts=True)
         held_back = min(max(1, round(fraction * len(keys))), len(keys) - 1)
         return cls(fraction, sorted(keys)[held_back], cuts=False)
 
-    def parts(self, text: str, document: bytes) -> Iterator[tuple[str, str]]:
-        """Yield (split, text) of a document with this digest: one pair, or two where it is cut."""
-        if self.cuts and len(text) > 1:
+    def parts(self, document: Document) -> Iterator[tuple[str, tuple[Span, ...]]]:
+        """Yield (split, text) of a document: one pair, or two where it is cut."""
+        if self.cuts and len(text := document.text) > 1:
             tail = min(max(1, round(self.fraction * len(text))), len(text) - 1)
             cut = line_start(text, len(text) - tail, earliest=max(0, len(text) - 2 * tail))
-            yield TRAIN, text[:cut]
-            yield VALIDATION, text[cut:]
+            yield TRAIN, Document.plain(text[:cut]).spans
+            yield VALIDATION, Document.plain(text[cut:]).spans
         else:
-            yield VALIDATION if _key(document) < self.threshold else TRAIN, text
+            yield VALIDATION if _key(document.digest) < self.threshold else TRAIN, document.spans
 
 
 def pieces(text: str, longest: int) -> Iterator[str]:
