@@ -6,9 +6,9 @@ Memory holds some 32 MiB of text a process, or the longest document, and about 1
 duplicates are sought. The disk holds the tokens twice until the work is done.
 
 Nothing takes the name of a file of the output before all are written. Whatever ends the work until then
-leaves the folder as it was, but for finished shards, with which the same call goes on: the files that it makes
-are those of a run that was not interrupted. Ended later, it leaves nothing, or, where it was replacing a
-folder, one without data.json, which nobody takes for finished.
+leaves the folder as it was, but for finished shards, with which the same call goes on: the files that it
+makes are those of a run that was not interrupted. Ended later, it leaves nothing, or, where it was replacing
+a folder, one without data.json, which nobody takes for finished.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ def read(path: Path) -> object:
     """Read all documents, forgiving wrong bytes and not."""
     for errors in ("replace", "skip", "strict"):
         count = 0
-        for text in Sources([path], errors=errors):
-            text.encode()
+        for document in Sources([path], errors=errors):
+            document.text.encode()
             count += 1
     return count
 
