@@ -419,6 +419,7 @@ def test_a_document_longer_than_memory_is_named(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _small(monkeypatch, 1000)
+    monkeypatch.setattr(unpacking, "ALWAYS_FITS", 5_000)
     monkeypatch.setattr(unpacking, "longest_document_bytes", lambda: 10_000)
     (tmp_path / "long.jsonl").write_text('{"text": "a"}\n' * 5 + '{"text": "' + "b" * 20_000 + '"}\n')
     (tmp_path / "long.txt").write_text("b" * 20_000)

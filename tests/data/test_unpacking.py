@@ -31,16 +31,18 @@ def test_a_line_beyond_the_limit_is_named_with_its_number(
     monkeypatch: pytest.MonkeyPatch, before: int
 ) -> None:
     monkeypatch.setattr(unpacking, "CHUNK_BYTES", 16)
+    monkeypatch.setattr(unpacking, "ALWAYS_FITS", 50)
     monkeypatch.setattr(unpacking, "longest_document_bytes", lambda: 100)
-    limit = Limit("a.jsonl", size=0, is_packed=False)
+    limit = Limit("a.jsonl", size=200, is_packed=False)
     list(whole_lines(io.BytesIO(b"x\n" * before + b"y" * 99 + b"\n"), limit))
     with pytest.raises(DataError, match=rf"a\.jsonl:{before + 1}: .* more than 100 bytes"):
         list(whole_lines(io.BytesIO(b"x\n" * before + b"y" * 101 + b"\nz"), limit))
 
 
 def test_a_whole_file_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacking, "ALWAYS_FITS", 50)
     monkeypatch.setattr(unpacking, "longest_document_bytes", lambda: 100)
-    limit = Limit("a.txt", size=0, is_packed=False)
+    limit = Limit("a.txt", size=200, is_packed=False)
     assert whole(io.BytesIO(b"y" * 100), limit) == b"y" * 100
     with pytest.raises(DataError, match=r"a\.txt: .* Cut it into several, or free some memory"):
         whole(io.BytesIO(b"y" * 101), limit)

@@ -28,22 +28,22 @@ class Reading:
     """What is read of the sources."""
 
     include: Annotated[
-        list[str] | None,
+        tuple[str, ...],
         Parameter(
             negative="",
             consume_multiple=False,
             help='In folders, read files of such a name or path, as "*.py", instead of .txt, JSON and '
             "Parquet; repeatable.",
         ),
-    ] = None
+    ] = ()
     exclude: Annotated[
-        list[str] | None,
+        tuple[str, ...],
         Parameter(
             negative="",
             consume_multiple=False,
             help="In folders, leave out files and folders of such a name or path; repeatable.",
         ),
-    ] = None
+    ] = ()
     text_field: Annotated[str, Parameter(help="The field of an object that holds its text.")] = "text"
     errors: Annotated[
         Literal["strict", "replace", "skip"],
@@ -109,10 +109,7 @@ def prepare(
             tokenizer=tokenizer,
             weights=weights or (),
             validation_fraction=validation_fraction,
-            include=reading.include or (),
-            exclude=reading.exclude or (),
-            text_field=reading.text_field,
-            errors=reading.errors,
+            **vars(reading),
             deduplicate=deduplicate,
             processes=processes,
             overwrite=overwrite,

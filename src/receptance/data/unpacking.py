@@ -23,20 +23,23 @@ CHUNK_BYTES = 2**22  # lines that are read at a time
 UNPACKED_BYTES = 2**24
 UNPACKED_RATIO = 64
 
+ALWAYS_FITS = 2**28  # bytes of a document that every machine can hold
+
 
 class Limit:
     """How many bytes a document of a file may have: as many as memory holds, and packed, as text has."""
 
     def __init__(self, path: str, *, size: int, is_packed: bool) -> None:
         self._path = path
-        self._memory = longest_document_bytes()
-        self._packing = max(UNPACKED_BYTES, UNPACKED_RATIO * size) if is_packed else self._memory
-        self.bytes = min(self._memory, self._packing)
+        packing = max(UNPACKED_BYTES, UNPACKED_RATIO * size) if is_packed else 0
+        memory = longest_document_bytes() if max(packing, size) > ALWAYS_FITS else ALWAYS_FITS
+        self._is_packing = 0 < packing < memory
+        self.bytes = packing if self._is_packing else memory
 
     def exceeded(self, number: int = 0) -> DataError:
         """Return the error for a document that is longer; in line `number`, where that is not 0."""
         place = f"{self._path}:{number}" if number else self._path
-        if self._packing < self._memory:
+        if self._is_packing:
             return DataError(
                 f"{place}: a document in it unpacks to more than {self.bytes:,} bytes, but text never packs "
                 "into so few. If it is meant to, unpack the file first."
