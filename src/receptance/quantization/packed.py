@@ -29,7 +29,7 @@ _PACKED_FROM = (torch.float32, torch.bfloat16)  # in the order of the enum Type
 _SLICE = 1 << 20  # about so many weights are packed by torch at a time, which bounds the memory that it takes
 _LEAST_SCALE = 1e-30  # groups of smaller weights are zero, because 1 / scale must be finite
 # An int4 scale is the largest weight, with its sign, divided by one of these: -8 is an integer and 8 is not.
-_INT4_DIVISORS = (-8.0, -8.7, 7.4)
+INT4_DIVISORS = (-8.0, -8.7, 7.4)
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,21 @@ class PackedMatrix:
         data = arena.take(num_bytes) if arena else torch.empty(num_bytes, dtype=torch.uint8)
         (_pack_by_torch if native.library() is None else _pack)(matrix.detach(), matrix_format, data)
         return cls(data, matrix_format, rows, columns)
+
+    @classmethod
+    def of_integers(
+        cls,
+        integers: Int8[Tensor, "row group 32"],
+        scales: Float[Tensor, "row group"],
+        matrix_format: Literal["int8", "int4"],
+        columns: int,
+    ) -> PackedMatrix:
+        """Pack what something else has rounded: -127 to 127 or -8 to 7, missing columns being zero."""
+        short = -len(integers) % PANEL_ROWS
+        integers = torch.nn.functional.pad(integers, (0, 0, 0, 0, 0, short))
+        scales = torch.nn.functional.pad(scales.bfloat16(), (0, 0, 0, short))
+        data = pack_integers(integers, scales, matrix_format).flatten()
+        return cls(data, matrix_format, len(integers) - short, columns)
 
     def dequantize(self) -> Float[Tensor, "row column"]:
         """Return the numbers that it holds, as float32."""
@@ -134,8 +149,8 @@ def rounded_to_int4(
     """Return integers from -8 to 7 and their bfloat16 scales; missing columns are zero."""
     groups = _grouped(matrix)
     largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)).squeeze(-1)
-    best = _rounded(groups, largest / _INT4_DIVISORS[0], -8, 7)
-    for divisor in _INT4_DIVISORS[1:]:
+    best = _rounded(groups, largest / INT4_DIVISORS[0], -8, 7)
+    for divisor in INT4_DIVISORS[1:]:
         best = _better(groups, best, _rounded(groups, largest / divisor, -8, 7))
     integers = best[0].float()
     # The best scale for these integers.
@@ -163,9 +178,14 @@ def _sum_in_order(values: Tensor) -> Tensor:
 
 def _rounded(groups: Tensor, scales: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
     """Round to the nearest multiple of the scales, these being rounded first."""
-    scales = torch.where(scales.abs() < _LEAST_SCALE, 0, scales).bfloat16()
+    scales = storable(scales)
     inverse = torch.where(scales == 0, 0, 1 / scales.float())
     return (groups * inverse[..., None]).round_().clamp_(low, high).to(torch.int8), scales
+
+
+def storable(scales: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return scales as they are stored."""
+    return torch.where(scales.abs() < _LEAST_SCALE, 0, scales).bfloat16()
 
 
 def _grouped(matrix: Tensor) -> Tensor:
