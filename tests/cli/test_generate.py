@@ -16,6 +16,7 @@ import torch
 from receptance import checkpoints, native
 from receptance.cli.main import main
 from receptance.inference import Sampling, load
+from receptance.inference.runtime import RuntimeName
 from tests.checkpoints.adapters import random_lora, saved
 from tests.checkpoints.test_tuned_state import random_state
 from tests.inference.models import random_model
@@ -299,12 +300,20 @@ def test_on_a_terminal_the_prompt_is_dim_control_characters_are_visible_and_spee
     assert "ended by --max-tokens; seed" in shown
 
 
-@pytest.mark.parametrize("cut", [1, 5])
+@pytest.mark.parametrize(("cut", "runtime"), [(1, "torch"), (5, "auto"), (5, "native")])
 def test_a_text_goes_on_from_a_saved_state_as_if_it_had_never_stopped(
-    model: str, cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: str,
+    cut: int,
+    runtime: RuntimeName,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if runtime == "native" and not native.levels():
+        pytest.skip(str(native.unavailable_reason()))
     monkeypatch.setattr(sys, "stdin", None)
     state = ("--seed", "3", "--presence-penalty", "0.7", "--frequency-penalty", "0.4", "--ban", "0")
+    state += ("--runtime", runtime)
     saved = str(tmp_path / "text.state")
     whole = as_json(capsys, model, "--prompt", "Once", "-n", "12", *state)
     first = as_json(capsys, model, "--prompt", "Once", "-n", str(cut), *state, "--save-state", saved)
@@ -314,7 +323,7 @@ def test_a_text_goes_on_from_a_saved_state_as_if_it_had_never_stopped(
     parts = [part["tokens"] for part in (first, second, third)]
     assert [token for part in parts if isinstance(part, list) for token in part] == whole["tokens"]
     prompted = as_json(capsys, model, "--prompt", " more", "-n", "5", *state, "--load-state", saved)
-    lm = load(model)
+    lm = load(model, runtime=runtime)
     history = lm.load_history(saved)
     assert history.tokens == (*b"Once", *parts[0], *parts[1], *parts[2])  # type: ignore[misc]  # from JSON
     settings = {"presence_penalty": 0.7, "frequency_penalty": 0.4, "ban": [0]}
@@ -332,6 +341,7 @@ def test_a_state_of_another_model_or_with_a_tuned_one_is_refused(
     for arguments, complaint in (
         (("--load-state", saved), f"{saved}: its fingerprint is"),
         (("--load-state", model), f"{model}: is no saved state"),
+        (("--load-state", saved, "--runtime", "torch"), "Load the model in the runtime in which"),
         (("--load-state", str(tmp_path)), f"{tmp_path}: there is no such file, but a saved state was needed"),
         (("--load-state", saved, "--state", "zero"), "--state comes too late, leave it out"),
         (("--save-state", str(tmp_path / "no" / "x")), f"there is no folder {tmp_path / 'no'} to write to"),

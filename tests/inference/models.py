@@ -34,6 +34,10 @@ class Scripted(LanguageModel[Config, State]):
         self.head.weight = nn.Parameter(100 * torch.eye(vocabulary_size))  # certain, whatever the sampling
         self.read: list[list[int]] = []
 
+    def initial_state(self, batch: int) -> State:
+        """Return a state in which there is nothing."""
+        return State()
+
     def features(
         self, tokens: Tensor, state: State | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:

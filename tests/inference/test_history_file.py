@@ -9,22 +9,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from receptance import checkpoints, native
 from receptance.checkpoints import safetensors_file
+from receptance.checkpoints.packed_weights import Formats
+from receptance.checkpoints.stored_model import from_module
 from receptance.errors import CheckpointError
 from receptance.inference import history_file
 from receptance.inference.generate import go_on
 from receptance.inference.history import History
 from receptance.inference.sampling import Sampling
 from receptance.models import AnyModel
+from receptance.runtimes import NativeModel
 from receptance.tokenizers import load_tokenizer
 from tests.checkpoints.test_tuned_state import random_state
 from tests.inference.models import random_model
 from tests.models.examples import EXAMPLES, example
 
+FORMATS = from_module(random_model()).formats  # of every matrix whose format can be chosen
 BYTES = load_tokenizer("bytes")
 
 
-def saved(history: History, model: AnyModel, path: Path) -> Path:
+def saved(history: History, model: AnyModel | NativeModel, path: Path) -> Path:
     history_file.write(path, history, model)
     return path
 
@@ -116,6 +121,70 @@ def test_another_model_refuses_it_and_says_why(other: AnyModel, complaint: str, 
     path = saved(history, random_model(), tmp_path / "text.state")
     with pytest.raises(CheckpointError, match=complaint):
         history_file.read(path, other)
+
+
+needs_native = pytest.mark.skipif(not native.levels(), reason=str(native.unavailable_reason()))
+
+
+@needs_native
+@pytest.mark.parametrize("generation", ["4", "7"])
+def test_the_native_runtime_goes_on_to_the_bit(generation: str, tmp_path: Path) -> None:
+    whole = History(NativeModel.pack(example(generation, torch.float32), "int8"))
+    first = History(NativeModel.pack(example(generation, torch.float32), "int8"))
+    for history in (whole, first):
+        history.extend([1, 2, 3])
+        history.keep()
+    assert isinstance(first.model, NativeModel)
+    path = saved(first, first.model, tmp_path / "text.state")
+    model = NativeModel.pack(example(generation, torch.float32), "int8")
+    second = history_file.read(path, model)
+    assert_same(first, second)
+    for history in (whole, second):
+        history.extend([4, 5])
+    assert torch.equal(second.next_logits(), whole.next_logits())
+    assert second.kept == (0, 3)
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("theirs", "formats", "complaint"),
+    [
+        (
+            random_model(),
+            None,
+            "its runtime is torch, but this model's is native. Load the model in the runtime",
+        ),
+        (NativeModel.pack(random_model(), "int8"), "int4", "its dtype is int8, but this model's is int4"),
+        (NativeModel.pack(random_model(seed=1), "int8"), "int8", "its fingerprint is .* other weights"),
+        (
+            NativeModel.pack(
+                random_model(), dict.fromkeys(FORMATS, "int8") | {"blocks.0.ffn.value.weight": "int4"}
+            ),
+            dict.fromkeys(FORMATS, "int8") | {"blocks.1.ffn.value.weight": "int4"},
+            "its fingerprint is .* other weights",
+        ),
+    ]
+    if native.levels()
+    else [],
+    ids=str,
+)
+def test_the_native_runtime_refuses_another_model_runtime_and_format(
+    theirs: AnyModel | NativeModel, formats: Formats | None, complaint: str, tmp_path: Path
+) -> None:
+    history = History(theirs)
+    history.extend([1, 2, 3])
+    path = saved(history, theirs, tmp_path / "text.state")
+    with pytest.raises(CheckpointError, match=complaint):
+        history_file.read(path, NativeModel.pack(random_model(), formats))
+
+
+@needs_native
+def test_a_file_packed_before_and_a_model_packed_now_are_one_model(tmp_path: Path) -> None:
+    source = from_module(random_model())
+    checkpoints.quantize(source, tmp_path / "int4.safetensors", "int4")
+    again = NativeModel.pack(checkpoints.open_model(tmp_path / "int4.safetensors"))
+    assert again.fingerprint == NativeModel.pack(random_model(), "int4").fingerprint
+    assert again.fingerprint != NativeModel.pack(random_model(seed=1), "int4").fingerprint
 
 
 def changed(path: Path, tensors: dict[str, torch.Tensor | None], **metadata: str) -> Path:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from subprocess import PIPE
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
-from receptance import checkpoints
+from receptance import checkpoints, native
+from receptance.checkpoints.stored_model import StoredModel
 from receptance.errors import CheckpointError, ConfigError, TokenizerError
 from receptance.inference import Loaded, load
 from receptance.inference.sampling import Sampling
 from receptance.models import RWKV7, RWKV7Config
+from receptance.runtimes import NativeModel
 from receptance.tokenizers import load_tokenizer
+from tests.checkpoints.adapters import random_lora, saved
 from tests.inference.models import Scripted, random_model
 from tests.models.examples import example
 
@@ -147,10 +157,9 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_stream_that_is_dropped_half_way_leaves_no_trace() -> None:
     """Inference mode must not leak out of a generator that is not run to its end."""
-    checkpoint = checkpoints.Checkpoint(
-        model=Scripted(b"abcdef"), path=Path("none"), format="none", files=(), tokenizer="bytes", metadata={}
-    )
-    stream = Loaded(checkpoint).stream("x")
+    model = Scripted(b"abcdef")
+    stored = StoredModel(config=model.config, weights={}, path=Path("none"), format="none", tokenizer="bytes")
+    stream = Loaded(stored, model).stream("x")
     assert next(stream) == "a"
     assert not torch.is_inference_mode_enabled()
 
@@ -252,3 +261,146 @@ def test_a_history_begins_from_the_tuned_state_or_from_the_one_that_it_is_given(
         history.extend(tokens)
         logits, _ = lm(torch.tensor([tokens]), start)
         torch.testing.assert_close(history.next_logits(), logits[0, -1])
+
+
+needs_native = pytest.mark.skipif(not native.levels(), reason=str(native.unavailable_reason()))
+
+
+@pytest.fixture(scope="module")
+def int4_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 13 million parameters, beside what it was made of."""
+    tmp_path = tmp_path_factory.mktemp("int4")
+    config = RWKV7Config(
+        vocabulary_size=256,
+        num_layers=6,
+        hidden_size=512,
+        head_size=64,
+        decay_rank=32,
+        in_context_rank=32,
+        value_rank=32,
+        gate_rank=32,
+    )
+    checkpoints.save(RWKV7(config), tmp_path / "model.safetensors", tokenizer="bytes")
+    path = tmp_path / "int4.safetensors"
+    checkpoints.quantize(checkpoints.open_model(tmp_path / "model.safetensors"), path, "int4")
+    return path
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [None, "int4"])
+def test_a_packed_file_is_used_in_place(int4_file: Path, dtype: Literal["int4"] | None) -> None:
+    lm = load(int4_file, runtime="native", dtype=dtype)
+    assert isinstance(lm.runtime, NativeModel)
+    mapped = {
+        matrix.data.data_ptr()
+        for weight in lm.checkpoint.weights.values()
+        if weight.packed
+        for matrix in weight.packed.read()
+    }
+    used = {tensor.data_ptr() for tensor in lm.runtime._packed.tensors}
+    assert len(mapped) > 60
+    assert mapped <= used
+
+
+@needs_native
+def test_a_packed_file_says_what_a_model_says_that_is_packed_when_it_is_loaded(int4_file: Path) -> None:
+    tokens = torch.randint(256, (2, 9), generator=torch.Generator().manual_seed(0))
+    packed = load(int4_file.with_name("model.safetensors"), runtime="native", dtype="int4")
+    assert torch.equal(load(int4_file, runtime="native")(tokens)[0], packed(tokens)[0])
+
+
+@needs_native
+def test_the_torch_module_is_loaded_when_it_is_asked_for(int4_file: Path) -> None:
+    lm = load(int4_file, runtime="auto")
+    assert isinstance(lm.runtime, NativeModel)
+    assert "int4 in the native runtime" in repr(lm)
+    assert "model" not in vars(lm)
+    tokens = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        logits, _ = lm.model(tokens)
+    assert lm.model is lm.model
+    torch.testing.assert_close(logits, load(int4_file)(tokens)[0], rtol=0, atol=0)
+    assert (lm(tokens)[0] - logits).square().mean().sqrt() < 0.08 * logits.std()
+
+
+@needs_native
+def test_what_a_packed_file_is_asked_for_otherwise_it_is_packed_again(int4_file: Path) -> None:
+    lm = load(int4_file, runtime="native", dtype=torch.float32)
+    assert isinstance(lm.runtime, NativeModel)
+    assert lm.runtime.format == "float32"
+    tokens = torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(lm(tokens)[0], load(int4_file)(tokens)[0], rtol=0, atol=1e-4)
+
+
+@needs_native
+def test_an_adapter_goes_on_top_of_a_packed_file(tmp_path: Path) -> None:
+    model = example("7", torch.float32)
+    checkpoints.save(model, tmp_path / "model.safetensors")
+    source = checkpoints.open_model(tmp_path / "model.safetensors")
+    checkpoints.quantize(source, tmp_path / "int8.safetensors", "int8")
+    lora = saved(tmp_path / "lora.pth", random_lora(model))
+    tokens = torch.tensor([[1, 2, 3]])
+    native_logits, torch_logits = (
+        load(tmp_path / "int8", lora=lora, lora_alpha=8, runtime=runtime)(tokens)[0]
+        for runtime in ("native", "torch")
+    )
+    assert (native_logits - torch_logits).square().mean().sqrt() < 0.08 * torch_logits.std()
+
+
+@needs_native
+def test_numbers_in_a_packed_file_that_are_not_finite_end_in_an_error(
+    int4_file: Path, tmp_path: Path
+) -> None:
+    content = bytearray(int4_file.read_bytes())
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    begin = 8 + int.from_bytes(content[:8], "little") + header["head.weight"]["data_offsets"][0]
+    content[begin : begin + 2] = b"\x80\x7f"  # infinity
+    (tmp_path / "model.safetensors").write_bytes(content)
+    lm = load(tmp_path, runtime="native")
+    with pytest.raises(ConfigError, match="they hold NaN or infinity"):
+        lm.generate("a")
+
+
+# Loads a model, reads a token with it, says so, and stays until its input ends.
+SHARING = """
+import sys, torch, receptance
+torch.set_num_threads(1)
+lm = receptance.load(sys.argv[1], runtime="native")
+lm(torch.tensor([[1]]))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@needs_native
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="only Linux tells which pages are shared")
+def test_two_processes_share_the_pages_of_a_packed_file(int4_file: Path) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", SHARING, str(int4_file)], stdin=PIPE, stdout=PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            pages = mapped_pages(process.pid, int4_file)
+            assert pages["Rss"] > 0.9 * int4_file.stat().st_size
+            assert pages["Shared_Clean"] > 0.9 * pages["Rss"]
+            assert pages["Private_Dirty"] == 0
+    finally:
+        for process in processes:
+            process.communicate("")
+
+
+def mapped_pages(pid: int, path: Path) -> dict[str, int]:
+    """What the system says of the pages of a file in a process, in bytes."""
+    found: Counter[str] = Counter()
+    is_file = False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if re.match("[0-9a-f]+-[0-9a-f]+ ", line):
+            is_file = line.endswith(str(path))
+        elif is_file and line.endswith(" kB"):
+            name, size, _ = line.split()
+            found[name.rstrip(":")] += 1024 * int(size)
+    return found

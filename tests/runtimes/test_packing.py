@@ -1,51 +1,66 @@
 from __future__ import annotations
 
+import ctypes
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
+from receptance.checkpoints.contents import Weight
+from receptance.checkpoints.packed_weights import packed
+from receptance.checkpoints.stored_model import StoredModel, from_module
+from receptance.errors import ConfigError
 from receptance.quantization.packed import FORMATS, Format
-from receptance.runtimes.network import Layer7
-from receptance.runtimes.packing import Packer, pack
+from receptance.runtimes.network import Layer7, Network
+from receptance.runtimes.packing import pack
 from tests.models.examples import EXAMPLES, example
+
+
+def stored(generation: str) -> StoredModel:
+    return from_module(example(generation, torch.float32))
+
+
+def layers_of(network: Network) -> ctypes.Array[Layer7]:
+    return (Layer7 * network.layers).from_address(network.layer)
 
 
 @pytest.mark.parametrize("generation", EXAMPLES)
 def test_every_weight_is_read_once(generation: str) -> None:
-    model = example(generation, torch.float32)
-    weights, read = dict(model.named_parameters()), []
+    model, names = stored(generation), []
 
-    def reader(name: str) -> Tensor:
-        read.append(name)
-        return weights[name]
+    def reader(name: str, weight: Weight) -> Tensor:
+        names.append(name)
+        return weight.read()
 
-    pack(model.config, Packer(reader, "bfloat16"))
-    assert sorted(read) == sorted(weights)
+    weights = {
+        name: replace(weight, read=partial(reader, name, weight)) for name, weight in model.weights.items()
+    }
+    pack(packed(replace(model, weights=weights), "bfloat16"))
+    assert sorted(names) == sorted(weights)
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_thin_matrices_keep_at_least_16_bits(dtype: Format) -> None:
-    model = example("7", torch.float32)
-    network = pack(model.config, packer := Packer(dict(model.named_parameters()).__getitem__, dtype))
-    layers = (Layer7 * model.config.num_layers).from_address(network.layer)
-    assert FORMATS[layers[1].key.format] == dtype
-    assert FORMATS[layers[1].w2.format] == ("float32" if dtype == "float32" else "bfloat16")
-    assert (layers[1].w2.rows, layers[1].w2.columns) == (model.config.hidden_size, model.config.decay_rank)
-    assert packer.num_bytes > 0
+    found = pack(packed(model := stored("7"), dtype))
+    layer = layers_of(found.network)[1]
+    assert FORMATS[layer.key.format] == dtype
+    assert FORMATS[layer.w2.format] == ("float32" if dtype == "float32" else "bfloat16")
+    assert (layer.w2.rows, layer.w2.columns) == (model.config.hidden_size, 3)
 
 
 def test_narrow_formats_take_less_memory() -> None:
-    sizes = []
-    for dtype in FORMATS:
-        packer = Packer(dict(example("4", torch.float32).named_parameters()).__getitem__, dtype)
-        pack(example("4").config, packer)
-        sizes.append(packer.num_bytes)
+    sizes = [sum(tensor.nbytes for tensor in pack(packed(stored("4"), dtype)).tensors) for dtype in FORMATS]
     assert sizes == sorted(sizes, reverse=True)
 
 
 def test_only_the_first_layer_of_rwkv_7_lacks_a_share_of_the_first_values() -> None:
-    model = example("7", torch.float32)
-    packer = Packer(dict(model.named_parameters()).__getitem__, "float32")
-    layers = (Layer7 * model.config.num_layers).from_address(pack(model.config, packer).layer)
-    assert [bool(layer.v1.panels) for layer in layers] == [False, True, True]
-    assert [bool(layer.v0) for layer in layers] == [False, True, True]
+    found = pack(packed(stored("7"), "float32"))
+    assert [bool(layer.v1.panels) for layer in layers_of(found.network)] == [False, True, True]
+    assert [bool(layer.v0) for layer in layers_of(found.network)] == [False, True, True]
+
+
+def test_a_model_that_was_not_packed_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'blocks\.0\.ffn\.key\.weight' is not packed"):
+        pack(stored("4"))

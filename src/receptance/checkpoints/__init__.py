@@ -2,7 +2,7 @@
 
 from receptance.checkpoints.comparison import Comparison, compare
 from receptance.checkpoints.convert import Conversion, convert
-from receptance.checkpoints.load import Checkpoint, load, open_model
+from receptance.checkpoints.load import Checkpoint, load, module, open_model
 from receptance.checkpoints.parts import PartConversion
 from receptance.checkpoints.quantize import Quantization, quantize
 from receptance.checkpoints.save import save, save_state
@@ -18,6 +18,7 @@ __all__ = [
     "compare",
     "convert",
     "load",
+    "module",
     "open_model",
     "quantize",
     "save",

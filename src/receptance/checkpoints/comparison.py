@@ -114,7 +114,8 @@ def logits(
         module.to("meta")
 
     fill(model.head)  # the model asks it for its device and its dtype
-    start = tuned_state.as_state(stored.tuned_state, model, len(tokens)) if stored.tuned_state else None
+    tuned, zero = stored.tuned_state, model.initial_state(len(tokens))
+    start = tuned_state.as_state(tuned, stored.config, zero) if tuned else None
     for part in (model.emb, *(part for block in model.layers for part in block.children()), model.ln_out):
         part.register_forward_pre_hook(fill)
         part.register_forward_hook(forget)

@@ -10,19 +10,25 @@ whole of a large file takes longer than loading it. It is no protection against 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from receptance.models import AnyModel
+from receptance.models import AnyModel, Config
 
 NUMBERS = 256  # that are taken from each end of a weight
 
 
 def fingerprint(model: AnyModel) -> str:
     """Return the fingerprint of a model, as hexadecimal digits."""
-    digest = hashlib.sha256(f"{model.config.generation} {model.config}".encode())
-    for name, weight in sorted(model.state_dict().items()):
+    return fingerprint_of(model.config, model.state_dict())
+
+
+def fingerprint_of(config: Config, weights: Mapping[str, Tensor]) -> str:
+    """Return the fingerprint of a model of this config with these weights."""
+    digest = hashlib.sha256(f"{config.generation} {config}".encode())
+    for name, weight in sorted(weights.items()):
         digest.update(f"\n{name} {tuple(weight.shape)} {weight.dtype} ".encode())
         for end in _ends(weight.detach()):
             digest.update(end.cpu().contiguous().view(torch.uint8).numpy().data)

@@ -56,19 +56,16 @@ def load(
     Raises CheckpointError, naming the file and the tensor, before anything is handed out; ConfigError when an
     argument cannot be obeyed.
     """
-    device = _checked_device(device)
-    if dtype is not None and dtype not in FLOAT_DTYPES:
-        floats = ", ".join(map(str, FLOAT_DTYPES))
-        raise ConfigError(f"dtype is {dtype}, but weights need one of {floats}.")
+    require_float(dtype)
+    device = checked_device(device)
     stored = open_model(path, revision=revision, **config_overrides)
     dtype = dtype or stored.dtype
     stored = tuning.applied(stored, dtype).cast(dtype)
-    model = stored.empty()
-    ready = {name: weight.read().to(device) for name, weight in stored.weights.items()}
-    model.load_state_dict(ready, assign=True)
-    state = tuned_state.as_state(stored.tuned_state, model) if stored.tuned_state else None
+    model = module(stored, device)
+    tuned = stored.tuned_state
+    state = tuned_state.as_state(tuned, stored.config, model.initial_state(1)) if tuned else None
     return Checkpoint(
-        model=model.eval(),
+        model=model,
         path=stored.path,
         format=stored.format,
         files=stored.files,
@@ -87,7 +84,23 @@ def open_model(
     return from_contents(contents, generation, _config(contents, generation, config_overrides))
 
 
-def _checked_device(device: str | torch.device) -> torch.device:
+def module(stored: StoredModel, device: str | torch.device = "cpu") -> AnyModel:
+    """Return the torch module of a model in a file; see `load`."""
+    model = stored.empty()
+    weights = stored.cast(stored.dtype).weights
+    model.load_state_dict({name: weight.read().to(device) for name, weight in weights.items()}, assign=True)
+    return model.eval()
+
+
+def require_float(dtype: torch.dtype | None) -> None:
+    """Raise ConfigError where weights cannot be in this dtype."""
+    if dtype is not None and dtype not in FLOAT_DTYPES:
+        floats = ", ".join(map(str, FLOAT_DTYPES))
+        raise ConfigError(f"dtype is {dtype}, but weights need one of {floats}.")
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """Return a device; raise ConfigError where it cannot be used."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:

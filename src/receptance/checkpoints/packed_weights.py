@@ -19,7 +19,7 @@ from receptance.checkpoints.contents import Packed, Weight
 from receptance.checkpoints.names import is_wide
 from receptance.checkpoints.stored_model import StoredModel, cast_weight
 from receptance.errors import CheckpointError, ConfigError
-from receptance.quantization.packed import FORMATS, Format, PackedMatrix, has_finite_numbers, packed_bytes
+from receptance.quantization.packed import FORMATS, Format, PackedMatrix, packed_bytes
 
 Formats = Format | Mapping[str, Format]
 Rounding = Callable[[str, Float[Tensor, "row column"], Format], PackedMatrix]
@@ -36,8 +36,8 @@ def packed(model: StoredModel, formats: Formats, rounding: Rounding = nearest) -
     """Return the model with its matrices packed, each of them whenever it is read.
 
     formats   number format of the wide matrices: one for all, or of each by its name, as in `model.formats`
-    rounding  makes of a name, a wide matrix `[output, input]` and a format the packed matrix in that format;
-              a writer asks for one matrix after the other, in the order of the model, and keeps none
+    rounding  makes of a name, a matrix `[output, input]` and a format the packed matrix in that format; a
+              writer asks for one matrix after the other, in the order of the model, and keeps none
 
     Thin matrices and the embedding, a small part of what a token reads, are in bfloat16, or in float32 where
     all wide ones are; vectors are in float32. What is packed in its format already stays as it is.
@@ -59,9 +59,17 @@ def packed(model: StoredModel, formats: Formats, rounding: Rounding = nearest) -
         narrowed = torch.bfloat16 if matrix_format == "bfloat16" else torch.float32
         if torch.finfo(weight.dtype).max > torch.finfo(narrowed).max:
             weight = cast_weight(weight, narrowed, place)
-        return _packed_weight(name, weight, matrix_format, rounding if is_wide(name) else nearest)
+        return _packed_weight(name, weight, matrix_format, rounding)
 
     return replace(model, weights={name: converted(name, weight) for name, weight in model.weights.items()})
+
+
+def bytes_in_memory(model: StoredModel) -> int:
+    """Return what the weights take: packed where they are packed, the others as modules have them."""
+    named = model.cast(model.dtype).weights.items()
+    unpacked = (weight.num_bytes for name, weight in named if not model.weights[name].packed)
+    packed = (as_bytes(name, weight).num_bytes for name, weight in model.weights.items() if weight.packed)
+    return sum(unpacked) + sum(packed)
 
 
 def as_bytes(name: str, weight: Weight) -> Weight:
@@ -85,8 +93,7 @@ def from_bytes(
 ) -> Weight:
     """Return the weight of which `as_bytes` made the data, without copying them where they lie well.
 
-    Raises CheckpointError where the data have another length; and whoever reads the weight, packed or not,
-    meets one where a number in it is not finite.
+    Raises CheckpointError where the data have another length. The numbers themselves are not looked at.
     """
     if len(shape) not in ((2,) if is_wide(name) else (2, 3)):
         raise CheckpointError(f"{place} is packed and has the shape {shape}, which is none of a matrix.")
@@ -102,12 +109,26 @@ def from_bytes(
     def read() -> tuple[PackedMatrix, ...]:
         aligned = data if data.data_ptr() % _ALIGNMENT == 0 else data.clone()
         parts = (aligned[begin : begin + num_bytes] for begin in range(0, count * stride, stride))
-        matrices = tuple(PackedMatrix(part, matrix_format, rows, columns) for part in parts)
-        if not all(has_finite_numbers(matrix) for matrix in matrices):
-            raise CheckpointError(f"{place} holds numbers that are not finite, but every weight must be.")
-        return matrices
+        return tuple(PackedMatrix(part, matrix_format, rows, columns) for part in parts)
 
     return _weight(name, shape, Packed(matrix_format, read))
+
+
+def own_formats(model: StoredModel) -> dict[str, Format]:
+    """Return the formats of the wide matrices in which every number stays what it is.
+
+    Raises ConfigError where the numbers are in 64 bits, or in float16, which the native runtime has not.
+    """
+    plain: dict[torch.dtype, Format] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+    formats: dict[str, Format] = {}
+    for name, own in model.formats.items():
+        if isinstance(own, torch.dtype) and own not in plain:
+            raise ConfigError(
+                f"{model.path}: the native runtime has no {str(own).removeprefix('torch.')}, which "
+                f"{model.name_in_file(name)!r} is in: give a dtype of float32, bfloat16, int8 or int4."
+            )
+        formats[name] = plain[own] if isinstance(own, torch.dtype) else own
+    return formats
 
 
 def _chosen(model: StoredModel, formats: Formats) -> dict[str, Format]:

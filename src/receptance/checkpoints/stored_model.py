@@ -7,6 +7,7 @@ a writer puts it into another file, weight by weight.
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -95,6 +96,11 @@ class StoredModel:
         return replace(self, weights={name: observe(weight) for name, weight in self.weights.items()})
 
     @property
+    def num_parameters(self) -> int:
+        """Number of trained values."""
+        return sum(math.prod(weight.shape) for weight in self.weights.values())
+
+    @property
     def num_bytes(self) -> int:
         """Memory that all weights together take once they are read."""
         return sum(weight.num_bytes for weight in self.weights.values())
@@ -170,7 +176,9 @@ def from_contents(contents: Contents, generation: Generation, config: Config) ->
 
 def cast_weight(weight: Weight, dtype: torch.dtype, place: str) -> Weight:
     """Return a weight in the dtype; reading it raises CheckpointError where a value is too large for that."""
-    return Weight(weight.shape, dtype, lambda: _cast(weight.read(), dtype, place))
+    is_packed_in_it = weight.packed is not None and getattr(torch, weight.packed.format, None) == dtype
+    packed = weight.packed if is_packed_in_it else None
+    return Weight(weight.shape, dtype, lambda: _cast(weight.read(), dtype, place), packed)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype, place: str) -> Tensor:

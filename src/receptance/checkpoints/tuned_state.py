@@ -18,7 +18,7 @@ from torch import Tensor
 from receptance.checkpoints.contents import Contents, Weight
 from receptance.checkpoints.names import tuned_state_shapes
 from receptance.errors import CheckpointError, ConfigError
-from receptance.models import AnyModel, Config, HeadsState, State
+from receptance.models import Config, HeadsState, State
 
 GENERATION = "generation"  # key of the metadata; the tensors do not tell
 
@@ -43,11 +43,10 @@ def of_file(contents: Contents, config: Config) -> dict[str, Weight]:
     return contents.take(shapes, "a tuned state", config)
 
 
-def as_state(tuned: Mapping[str, Weight], model: AnyModel, batch: int = 1) -> HeadsState:
-    """Return the state that a batch of texts of the model starts from, on the model's device."""
-    zero: HeadsState = model.initial_state(batch)
-    layers = _turned(torch.stack([weight.read() for weight in tuned.values()]), model.config)
-    return replace(zero, wkv=layers.to(zero.wkv).unsqueeze(1).repeat(1, batch, 1, 1, 1))
+def as_state(tuned: Mapping[str, Weight], config: Config, zero: HeadsState) -> HeadsState:
+    """Return what a batch of texts starts from, the empty state being given, on whose device it is."""
+    layers = _turned(torch.stack([weight.read() for weight in tuned.values()]), config)
+    return replace(zero, wkv=layers.to(zero.wkv).unsqueeze(1).repeat(1, zero.wkv.shape[1], 1, 1, 1))
 
 
 def of_state(state: State, config: Config) -> dict[str, Weight]:

@@ -92,7 +92,7 @@ def _print_model(result: Conversion) -> None:
     print(terminal.harmless(f"{result.source.description} -> {result.destination.description}"))
     if result.tokenizer_file is not None:
         print(terminal.harmless(f"tokenizer: {result.tokenizer_file}"))
-    print(f"{result.destination.empty().num_parameters:,} parameters, {_fidelity(result)}")
+    print(f"{result.destination.num_parameters:,} parameters, {_fidelity(result)}")
     print(f"largest difference of a logit: {result.largest_difference:.3g}")
     _print_hashes(result.source_sha256 | result.destination_sha256)
 

@@ -78,8 +78,6 @@ def generate(
     if save_state and not save_state.parent.is_dir():
         raise ConfigError(f"--save-state {save_state}: there is no folder {save_state.parent} to write to.")
     settings = drawing.sampling(seed)
-    if runtime == "auto" and (load_state or save_state):
-        runtime = "torch"  # whose states these files hold
     lm = options.load(model, revision, dtype, device, tokenizer, tuning, runtime)
     history = lm.load_history(load_state) if load_state else lm.history()
     tokens = lm.tokenizer.encode(text)

@@ -105,27 +105,29 @@ class Model:
 
     @classmethod
     def at(cls, name: str, revision: str | None) -> Model:
-        """Load a checkpoint. Raises CheckpointError where that fails."""
-        from receptance.inference import load
+        """Look at a checkpoint. Raises CheckpointError where it cannot be loaded."""
+        from receptance import checkpoints
+        from receptance.checkpoints import packed_weights
+        from receptance.tokenizers import find_tokenizer
 
-        lm = load(name, revision=revision)
+        stored = checkpoints.open_model(name, revision=revision)
         tokenizer, problem = None, None
         try:
-            tokenizer = lm.tokenizer.name
+            tokenizer = find_tokenizer(stored.path, stored.tokenizer, stored.config.vocabulary_size).name
         except TokenizerError as error:
             problem = str(error)
         return cls(
-            path=str(lm.checkpoint.path),
-            format=lm.checkpoint.format,
-            metadata=dict(lm.checkpoint.metadata),
-            generation=lm.config.generation,
-            config=asdict(lm.config),
-            parameters=lm.model.num_parameters,
-            dtype=str(lm.model.dtype).removeprefix("torch."),
-            file_bytes=sum(file.stat().st_size for file in lm.checkpoint.files),
-            weight_bytes=sum(parameter.nbytes for parameter in lm.model.parameters()),
-            state_bytes=lm.model.initial_state(1).num_bytes,
-            has_tuned_state=lm.checkpoint.initial_state is not None,
+            path=str(stored.path),
+            format=stored.format,
+            metadata=dict(stored.metadata),
+            generation=stored.config.generation,
+            config=asdict(stored.config),
+            parameters=stored.num_parameters,
+            dtype=stored.number_format,
+            file_bytes=sum(file.stat().st_size for file in stored.files),
+            weight_bytes=packed_weights.bytes_in_memory(stored),
+            state_bytes=stored.empty().cast_matrices(stored.dtype).initial_state(1).num_bytes,
+            has_tuned_state=bool(stored.tuned_state),
             tokenizer=tokenizer,
             tokenizer_problem=problem,
         )

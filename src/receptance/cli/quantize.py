@@ -53,7 +53,7 @@ def quantize(
     if result.tokenizer_file is not None:
         print(terminal.harmless(f"tokenizer: {result.tokenizer_file}"))
     sizes = (terminal.bytes_as_text(_size(model.files)) for model in (before, after))
-    print(f"{after.empty().num_parameters:,} parameters, {' -> '.join(sizes)}")
+    print(f"{after.num_parameters:,} parameters, {' -> '.join(sizes)}")
 
 
 def _size(files: Iterable[Path]) -> int:

@@ -83,9 +83,7 @@ def verify(
     else:
         seeded = torch.Generator().manual_seed(0)
         ids = torch.randint(lm.config.vocabulary_size, (1, tokens or DEFAULT_TOKENS), generator=seeded)
-    verification = inference.verify(
-        lm.model, ids, float64=float64, tolerance=tolerance, state=lm.checkpoint.initial_state
-    )
+    verification = inference.verify(lm.model, ids, float64=float64, tolerance=tolerance, state=lm.tuned_state)
     if as_json:
         terminal.print_json(_as_dict(verification))
     else:

@@ -27,12 +27,13 @@ from receptance.checkpoints.fingerprint import fingerprint
 from receptance.errors import CheckpointError
 from receptance.inference.history import History, Point
 from receptance.models import AnyModel, State
+from receptance.runtimes import NativeModel
 
 FORMAT = "receptance.history.1"
 FIRST_DIGITS = 12  # of a fingerprint in a message
 
 
-def write(path: Path, history: History, model: AnyModel) -> None:
+def write(path: Path, history: History, model: AnyModel | NativeModel) -> None:
     """Write a history of this model, whole or not at all; the same history always gives the same bytes."""
     tensors = {"tokens": torch.tensor(history.tokens, dtype=torch.int32)}
     for position, point in sorted(history.points.items()):
@@ -44,7 +45,7 @@ def write(path: Path, history: History, model: AnyModel) -> None:
     safetensors_file.write(path, tensors, _identity(model) | said)
 
 
-def read(path: Path, model: AnyModel) -> History:
+def read(path: Path, model: AnyModel | NativeModel) -> History:
     """Return the history in a file, to go on with this model.
 
     Raises CheckpointError when the file is damaged, is none of these files or is of another model.
@@ -74,17 +75,19 @@ def digest(tensors: Mapping[str, Tensor], num_written: str) -> str:
     return whole.hexdigest()
 
 
-def _identity(model: AnyModel) -> dict[str, str]:
+def _identity(model: AnyModel | NativeModel) -> dict[str, str]:
     config = {"generation": model.config.generation, **asdict(model.config)}
+    is_native = isinstance(model, NativeModel)
     return {
         "format": FORMAT,
         "config": json.dumps(config),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "fingerprint": fingerprint(model),
+        "runtime": "native" if is_native else "torch",
+        "dtype": model.format if isinstance(model, NativeModel) else str(model.dtype).removeprefix("torch."),
+        "fingerprint": model.fingerprint if isinstance(model, NativeModel) else fingerprint(model),
     }
 
 
-def _require_same_model(path: Path, claimed: Mapping[str, str], model: AnyModel) -> None:
+def _require_same_model(path: Path, claimed: Mapping[str, str], model: AnyModel | NativeModel) -> None:
     if claimed.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: is no saved state: its format is {claimed.get('format', 'not said')[:40]!r}, not "
@@ -93,6 +96,7 @@ def _require_same_model(path: Path, claimed: Mapping[str, str], model: AnyModel)
     mine = _identity(model)
     for name, advice in (
         ("config", "It was saved by a model of other sizes: load that one."),
+        ("runtime", "Load the model in the runtime in which the state was saved."),
         ("dtype", "Load the model in the number format that it had when the state was saved."),
         ("fingerprint", "It was saved by a model with other weights: another one, another step or adapter."),
     ):
@@ -116,7 +120,9 @@ def _tokens(path: Path, tokens: Tensor | None, vocabulary_size: int) -> list[int
     return ids
 
 
-def _points(path: Path, tensors: Mapping[str, Tensor], model: AnyModel, length: int) -> dict[int, Point]:
+def _points(
+    path: Path, tensors: Mapping[str, Tensor], model: AnyModel | NativeModel, length: int
+) -> dict[int, Point]:
     """Return what is remembered by position; every tensor must belong to one, and be what the model needs."""
     blank: State = model.initial_state(1)
     logits = torch.empty(model.config.vocabulary_size, dtype=model.dtype, device="meta")

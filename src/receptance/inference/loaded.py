@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Unpack, get_args
+from typing import Any, Unpack, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from receptance import checkpoints
-from receptance.checkpoints import Checkpoint, Tuning
+from receptance.checkpoints import Tuning, tuned_state
+from receptance.checkpoints.load import require_float
+from receptance.checkpoints.stored_model import StoredModel
 from receptance.errors import ConfigError, TokenizerError
 from receptance.inference import history_file
 from receptance.inference.generate import Piece, go_on
@@ -66,21 +69,19 @@ def load(
     integers = dtype if isinstance(dtype, str) else None
     if integers not in (None, *get_args(IntegerFormat)):
         raise ConfigError(f"dtype is {dtype!r}, but it must be a dtype of torch, 'int8' or 'int4'.")
-    checkpoint = checkpoints.load(
-        path,
-        revision=revision,
-        dtype=None if isinstance(dtype, str) else dtype,
-        device=device,
-        tuning=tuning,
-        **config_overrides,
-    )
-    rows = checkpoint.model.config.vocabulary_size
+    in_torch = None if isinstance(dtype, str) else dtype
+    require_float(in_torch)
+    stored = checkpoints.open_model(path, revision=revision, **config_overrides)
+    # What an adapter changes is rounded to integers once, from float32.
+    stored = tuning.applied(stored, torch.float32 if integers else in_torch or stored.dtype)
+    stored = stored.cast(in_torch) if in_torch else stored
+    rows = stored.config.vocabulary_size
     if tokenizer is not None and tokenizer.vocabulary_size > rows:
         raise TokenizerError(
             f"{path}: the model has {rows:,} rows, but the tokenizer {tokenizer.name} needs "
             f"{tokenizer.vocabulary_size:,}: it belongs to another model."
         )
-    return Loaded(checkpoint, tokenizer, choose_runtime(checkpoint.model, runtime, integers))
+    return Loaded(stored, choose_runtime(stored, runtime, integers, device), tokenizer)
 
 
 class Loaded:
@@ -91,37 +92,37 @@ class Loaded:
     """
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        tokenizer: Tokenizer | None = None,
-        runtime: AnyModel | NativeModel | None = None,
+        self, checkpoint: StoredModel, runtime: AnyModel | NativeModel, tokenizer: Tokenizer | None = None
     ) -> None:
-        self.checkpoint = checkpoint
-        self.runtime = runtime or checkpoint.model
+        self.checkpoint = checkpoint  # what was loaded, and from where
+        self.runtime = runtime
         self._tokenizer = tokenizer
+        zero: Any = runtime.initial_state(1)  # Any: that of its generation
+        tuned = checkpoint.tuned_state
+        self.tuned_state = tuned_state.as_state(tuned, checkpoint.config, zero) if tuned else None
 
     def __repr__(self) -> str:
         """Say which model this is, how large, and from where."""
-        model, config = self.model, self.config
-        dtype = str(model.dtype).removeprefix("torch.")
-        if isinstance(self.runtime, NativeModel):
-            dtype = f"{self.runtime.format} in the native runtime"
+        config, runtime = self.config, self.runtime
+        is_native = isinstance(runtime, NativeModel)
+        dtype = f"{runtime.format} in the native runtime" if is_native else str(runtime.dtype)
         return (
-            f"<RWKV-{config.generation} with {model.num_parameters:,} parameters: {config.num_layers} layers "
-            f"of {config.hidden_size}, vocabulary {config.vocabulary_size}, {dtype} on {model.device}, "
-            f"from {self.checkpoint.path}>"
+            f"<RWKV-{config.generation} with {self.checkpoint.num_parameters:,} parameters: "
+            f"{config.num_layers} layers of {config.hidden_size}, vocabulary {config.vocabulary_size}, "
+            f"{dtype.removeprefix('torch.')} on {runtime.device}, from {self.checkpoint.path}>"
         )
 
-    @property
+    @cached_property
     def model(self) -> AnyModel:
-        """The torch module."""
-        return self.checkpoint.model
+        """The torch module; beside the native runtime it is loaded when it is first asked for."""
+        if isinstance(self.runtime, NativeModel):
+            return checkpoints.module(self.checkpoint)
+        return self.runtime
 
     @property
     def config(self) -> Config:
         """The sizes of the model."""
-        config: Config = self.model.config
-        return config
+        return self.checkpoint.config
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -135,36 +136,32 @@ class Loaded:
 
     def initial_state(self, batch: int = 1) -> State:
         """Return the state before the first token of a batch of texts: the tuned one, or nothing seen."""
-        tuned = self.checkpoint.initial_state
-        if tuned is None:
+        if self.tuned_state is None:
             state: State = self.runtime.initial_state(batch)
             return state
-        return tuned.map(lambda tensor: tensor.repeat_interleave(batch, dim=1))
+        return self.tuned_state.map(lambda tensor: tensor.repeat_interleave(batch, dim=1))
 
     def history(self, state: State | None = None) -> History:
         """Return an empty text, which `generate` and its like go on with; it begins from `initial_state`.
 
         state  what the text begins from instead, a batch of one
         """
-        return History(self.runtime, self.checkpoint.initial_state if state is None else state)
+        return History(self.runtime, self.tuned_state if state is None else state)
 
     def save_history(self, history: History, path: str | Path) -> None:
         """Write a text, its state and its kept points to a file; see `inference.history_file`.
 
-        Raises ConfigError when the history is of another model or the model in another runtime than torch,
-        OSError where the file cannot be written.
+        Raises ConfigError when the history is of another model, OSError where the file cannot be written.
         """
-        self._require_torch()
-        history_file.write(Path(path), self._own(history), self.model)
+        history_file.write(Path(path), self._own(history), self.runtime)
 
     def load_history(self, path: str | Path) -> History:
         """Return a text that was saved; it goes on to the bit as if it had never stopped.
 
-        Raises CheckpointError when the file is damaged, or was saved by another model or in another dtype;
-        ConfigError when the model is in another runtime than torch.
+        Raises CheckpointError when the file is damaged, or was saved by another model, in another number
+        format or in another runtime.
         """
-        self._require_torch()
-        return history_file.read(Path(path), self.model)
+        return history_file.read(Path(path), self.runtime)
 
     @torch.inference_mode()
     def __call__(
@@ -191,7 +188,7 @@ class Loaded:
                 "shape [batch, time], time at least 1: torch.tensor([lm.tokenizer.encode(text)])."
             )
         require_known(tokens, self.config.vocabulary_size)
-        if state is None and self.checkpoint.initial_state is not None:
+        if state is None and self.tuned_state is not None:
             state = self.initial_state(len(tokens))
         logits, state = self.runtime(tokens.to(self.runtime.device), state, lengths)
         return logits, state
@@ -266,13 +263,6 @@ class Loaded:
                 "The history is of another model than this one: use the one that it was made by."
             )
         return history
-
-    def _require_torch(self) -> None:
-        if self.runtime is not self.model:
-            raise ConfigError(
-                "A state file holds what the torch module remembers, but the model is in the native runtime: "
-                'load it with runtime="torch".'
-            )
 
 
 def _sampling(seed: int | None, settings: SamplingSettings) -> Sampling:

@@ -154,7 +154,7 @@ def measure(
     return Speed(
         path=str(lm.checkpoint.path),
         generation=lm.config.generation,
-        parameters=lm.model.num_parameters,
+        parameters=lm.checkpoint.num_parameters,
         runtime="native" if is_native else "torch",
         dtype=lm.runtime.format if isinstance(lm.runtime, NativeModel) else _name(lm.model.dtype),
         device=str(lm.runtime.device),

@@ -125,16 +125,6 @@ def packed_bytes(matrix_format: Format, rows: int, columns: int) -> int:
     return -(-rows // PANEL_ROWS) * _panel_bytes(matrix_format, columns)
 
 
-def has_finite_numbers(matrix: PackedMatrix) -> bool:
-    """Say whether a matrix that somebody else has packed holds neither infinities nor NaN."""
-    if matrix.format in ("int8", "int4"):
-        groups = matrix.data.view(-1, _panel_bytes(matrix.format, GROUP_COLUMNS))
-        numbers = groups[:, : 2 * PANEL_ROWS].view(torch.bfloat16)
-    else:
-        numbers = matrix.data.view(torch.float32 if matrix.format == "float32" else torch.bfloat16)
-    return all(bool(torch.isfinite(bound)) for bound in torch.aminmax(numbers))
-
-
 def rounded_to_int8(
     matrix: Float[Tensor, "row column"],
 ) -> tuple[Int8[Tensor, "row group 32"], Float[Tensor, "row group"]]:

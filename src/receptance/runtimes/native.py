@@ -8,20 +8,33 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache, cached_property, partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from receptance import native
+from receptance.checkpoints.fingerprint import fingerprint_of
+from receptance.checkpoints.packed_weights import Formats, own_formats, packed
+from receptance.checkpoints.stored_model import StoredModel, from_module
 from receptance.errors import ConfigError, KernelError
 from receptance.kernels.lengths import check_lengths
-from receptance.models import AnyModel, HeadsConfig, HeadsState, RWKV4Config, RWKV4State, State
+from receptance.models import (
+    AnyModel,
+    HeadsConfig,
+    HeadsState,
+    LanguageModel,
+    RWKV4Config,
+    RWKV4State,
+    State,
+)
 from receptance.models.rwkv4 import EMPTY_EXPONENT
-from receptance.quantization.packed import FORMATS, Format
+from receptance.quantization.arena import Arena
+from receptance.quantization.packed import Format, PackedMatrix
 from receptance.runtimes.network import Evaluation, Network, States
-from receptance.runtimes.packing import Packer, pack
+from receptance.runtimes.packing import pack
 
 
 class NativeModel:
@@ -34,38 +47,46 @@ class NativeModel:
     dtype = torch.float32  # of the logits and the state
     device = torch.device("cpu")
 
-    def __init__(
-        self, config: RWKV4Config | HeadsConfig, packer: Packer, *, threads: int | None = None
-    ) -> None:
+    def __init__(self, model: StoredModel, *, threads: int | None = None) -> None:
+        """Evaluate a packed model (`packed_weights`), whose matrices stay where they are, such as in a file.
+
+        Their numbers are not looked at before they are used; those that are not finite give such logits.
+        """
         _library()
-        self.config = config
-        self.format: Format = packer.matrices
+        config: Any = model.config  # Any: that of its generation
+        self.config: RWKV4Config | HeadsConfig = config
+        self.format = model.number_format
         self.threads = threads or torch.get_num_threads()
         self._state_type, self._state_sizes = _state_of(config)
-        self._network = pack(config, packer)
-        self._packer = packer  # keeps what the network points to
+        self._packed = pack(model)
         self._free_scratch: list[Tensor] = []
 
     @classmethod
-    def pack(cls, model: AnyModel, dtype: Format = "bfloat16", *, threads: int | None = None) -> NativeModel:
-        """Pack a torch model, whose embedding may be shared.
+    def pack(
+        cls, model: AnyModel | StoredModel, formats: Formats | None = None, *, threads: int | None = None
+    ) -> NativeModel:
+        """Pack a model, one weight at a time; what is packed already is used where it is.
 
-        dtype    number format of the matrices: float32, bfloat16, int8 or int4
+        model    a torch module, or a model in a file
+        formats  number format of the matrices: float32, bfloat16, int8 or int4 for all, or one for each name
+                 (see `packed_weights.packed`); None keeps those that they are in
         threads  that a call may use; None: as many as torch
 
-        Raises KernelError without the native library, and ConfigError for an unknown format or weights that
-        it cannot hold.
+        Raises KernelError without the native library, ConfigError for a format that is unknown or none of
+        the runtime's, CheckpointError when a weight cannot be read.
         """
-        if dtype not in FORMATS:
-            raise ConfigError(
-                f"dtype {dtype!r} is unknown to the native runtime; known: {', '.join(FORMATS)}"
-            )
-        if model.device.type == "meta":
-            raise ConfigError(
-                "the model has no weights (it is on the meta device), so there is nothing to pack"
-            )
-        weights = dict(model.named_parameters())
-        return cls(model.config, Packer(weights.__getitem__, dtype), threads=threads)
+        if isinstance(model, LanguageModel):
+            if model.device.type == "meta":
+                raise ConfigError(
+                    "the model has no weights (it is on the meta device), so there is nothing to pack"
+                )
+            model = from_module(model)
+        arena = Arena()
+
+        def rounding(name: str, matrix: Tensor, matrix_format: Format) -> PackedMatrix:
+            return PackedMatrix.pack(matrix.cpu(), matrix_format, arena)
+
+        return cls(packed(model, formats or own_formats(model), rounding), threads=threads)
 
     def initial_state(self, batch: int) -> State:
         """Return the state before the first token."""
@@ -77,12 +98,18 @@ class NativeModel:
     @property
     def num_bytes(self) -> int:
         """Memory that the weights take."""
-        return self._packer.num_bytes
+        return sum(tensor.nbytes for tensor in self._packed.tensors)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Which model this is in which formats; see `checkpoints.fingerprint`."""
+        tensors = enumerate(self._packed.tensors)
+        return fingerprint_of(self.config, {f"{self.format} {index:06}": tensor for index, tensor in tensors})
 
     @property
     def bytes_per_token(self) -> int:
         """Memory that is read to write one token: the weights, but of the embedding one row."""
-        row = self.config.hidden_size * (2 if self._network.embedding_type else 4)
+        row = self.config.hidden_size * (2 if self._packed.network.embedding_type else 4)
         return self.num_bytes - (self.config.vocabulary_size - 1) * row
 
     def __call__(
@@ -178,7 +205,7 @@ class NativeModel:
             **how,
         )
         library = _library()
-        network, evaluation = ctypes.byref(self._network), ctypes.byref(call)
+        network, evaluation = ctypes.byref(self._packed.network), ctypes.byref(call)
         size = library.receptance_scratch_bytes(network, evaluation, self.threads)
         # Taken from the list and put back, so that threads that call at once have one each.
         scratch = self._free_scratch.pop() if self._free_scratch else torch.empty(0, dtype=torch.uint8)

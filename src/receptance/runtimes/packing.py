@@ -1,41 +1,47 @@
-"""From the weights of a model to the structs of the native runtime."""
+"""From a packed model to the structs of the native runtime."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from receptance.checkpoints.contents import Weight
+from receptance.checkpoints.stored_model import StoredModel
+from receptance.errors import ConfigError
 from receptance.models import Config, HeadsConfig, RWKV4Config, RWKV5Config, RWKV6Config, RWKV7Config
-from receptance.quantization.arena import Arena
-from receptance.quantization.packed import FORMATS, Format, PackedMatrix
+from receptance.quantization.packed import FORMATS
 from receptance.runtimes.network import ChannelMix, Layer4, Layer6, Layer7, Matrix, Network, Norm
 
 
-class Packer:
-    """Turns weights into what the structs point to, and keeps that alive."""
+@dataclass(frozen=True)
+class PackedNetwork:
+    """A network, and the memory that it points to."""
 
-    def __init__(self, read: Callable[[str], Tensor], matrices: Format) -> None:
-        self.read = read
-        self.matrices: Format = matrices
-        # Thin matrices are a small part of the weights, and what goes into decays and mixes.
-        self.thin_matrices: Format = "float32" if matrices == "float32" else "bfloat16"
-        self.arena = Arena()
-        self.kept: list[object] = []
-        self.num_bytes = 0
+    network: Network
+    layers: ctypes.Array[Any]  # Any: each generation's own struct
+    tensors: list[Tensor]
+
+
+class Packer:
+    """Turns the weights of a packed model into what the structs point to."""
+
+    def __init__(self, weights: Mapping[str, Weight]) -> None:
+        self.weights = weights
+        self.kept: list[Tensor] = []
         self.prefix = ""
 
     def tensor(self, name: str) -> Tensor:
-        """Return a weight of the layer that `prefix` names, as float32."""
-        return self.read(self.prefix + name).detach().to("cpu", torch.float32)
+        """Return a vector of the layer that `prefix` names."""
+        return self.weights[self.prefix + name].read().detach().cpu()
 
     def keep(self, tensor: Tensor) -> int:
         """Return the address of a tensor that stays."""
         self.kept.append(tensor)
-        self.num_bytes += tensor.nbytes
         return tensor.data_ptr()
 
     def vector(self, value: str | Tensor) -> int:
@@ -48,18 +54,23 @@ class Packer:
         return Norm(weight=self.vector(f"{name}.weight"), bias=self.vector(f"{name}.bias"))
 
     def matrix(self, name: str) -> Matrix:
-        """Return a matrix of the full width, `[output, input]`."""
-        return self._packed(self.read(self.prefix + name + ".weight"), self.matrices)
+        """Return the only matrix of a weight."""
+        (matrix,) = self.matrices(name)
+        return matrix
 
-    def thin(self, weight: Tensor) -> Matrix:
-        """Return a matrix of low rank, which is stored `[input, output]`."""
-        return self._packed(weight.T, self.thin_matrices)
-
-    def _packed(self, weight: Tensor, matrix_format: Format) -> Matrix:
-        packed = PackedMatrix.pack(weight, matrix_format, self.arena)
-        panels = self.keep(packed.data)
-        return Matrix(
-            format=FORMATS.index(matrix_format), panels=panels, rows=packed.rows, columns=packed.columns
+    def matrices(self, name: str) -> tuple[Matrix, ...]:
+        """Return the matrices of a weight."""
+        packed = self.weights[self.prefix + name].packed
+        if packed is None:
+            raise ConfigError(f"{self.prefix + name!r} is not packed; `NativeModel.pack` does that")
+        return tuple(
+            Matrix(
+                format=FORMATS.index(each.format),
+                panels=self.keep(each.data),
+                rows=each.rows,
+                columns=each.columns,
+            )
+            for each in packed.read()
         )
 
 
@@ -67,12 +78,12 @@ def _channel_mix(packer: Packer, mix_k: Tensor, mix_r: Tensor | None) -> Channel
     mix = ChannelMix(
         norm=packer.norm("ln2"),
         mix_k=packer.vector(mix_k),
-        key=packer.matrix("ffn.key"),
-        value=packer.matrix("ffn.value"),
+        key=packer.matrix("ffn.key.weight"),
+        value=packer.matrix("ffn.value.weight"),
     )
     if mix_r is not None:
         mix.mix_r = packer.vector(mix_r)
-        mix.receptance = packer.matrix("ffn.receptance")
+        mix.receptance = packer.matrix("ffn.receptance.weight")
     return mix
 
 
@@ -118,7 +129,6 @@ def _layer5(packer: Packer, config: RWKV5Config, index: int) -> Layer6:
 
 
 def _layer6(packer: Packer, config: Config, index: int) -> Layer6:
-    mix_two = (packer.thin(weight) for weight in packer.tensor("att.time_maa_w2"))
     return Layer6(
         channel_mix=_channel_mix(packer, packer.tensor("ffn.time_maa_k"), packer.tensor("ffn.time_maa_r")),
         norm=packer.norm("ln1"),
@@ -126,17 +136,17 @@ def _layer6(packer: Packer, config: Config, index: int) -> Layer6:
         decay=packer.vector("att.time_decay"),
         bonus=packer.vector("att.time_faaaa"),
         **{f"mix_{x}": packer.vector(f"att.time_maa_{x}") for x in "xwkvrg"},
-        mix_one=packer.thin(packer.tensor("att.time_maa_w1")),
-        mix_two=(Matrix * 5)(*mix_two),
-        decay_one=packer.thin(packer.tensor("att.time_decay_w1")),
-        decay_two=packer.thin(packer.tensor("att.time_decay_w2")),
+        mix_one=packer.matrix("att.time_maa_w1"),
+        mix_two=(Matrix * 5)(*packer.matrices("att.time_maa_w2")),
+        decay_one=packer.matrix("att.time_decay_w1"),
+        decay_two=packer.matrix("att.time_decay_w2"),
         **_projections(packer, "key value receptance output gate"),
     )
 
 
 def _layer7(packer: Packer, config: Config, index: int) -> Layer7:
     low_ranks = "wavg" if index else "wag"  # the first layer's values are what the others mix theirs with
-    thin = {f"{x}{n}": packer.thin(packer.tensor(f"att.{x}{n}")) for x in low_ranks for n in (1, 2)}
+    thin = {f"{x}{n}": packer.matrix(f"att.{x}{n}") for x in low_ranks for n in (1, 2)}
     biases = {f"{x}0": packer.vector(f"att.{x}0") for x in low_ranks if x != "g"}
     return Layer7(
         channel_mix=_channel_mix(packer, packer.tensor("ffn.x_k"), None),
@@ -151,7 +161,7 @@ def _layer7(packer: Packer, config: Config, index: int) -> Layer7:
 
 
 def _projections(packer: Packer, names: str) -> dict[str, Matrix]:
-    return {name: packer.matrix(f"att.{name}") for name in names.split()}
+    return {name: packer.matrix(f"att.{name}.weight") for name in names.split()}
 
 
 # Any: each generation's own config.
@@ -171,20 +181,19 @@ def _largest_rank(config: Config) -> int:
     return 1
 
 
-def pack(config: RWKV4Config | HeadsConfig, packer: Packer) -> Network:
-    """Return the network of these weights; it lives as long as the packer."""
+def pack(model: StoredModel) -> PackedNetwork:
+    """Return the network of a packed model, whose matrices and embedding stay where they were packed."""
+    config: Any = model.config  # Any: each generation's own config
+    packer = Packer(model.weights)
     layer_type, pack_layer = _LAYERS[config.generation]
     layers = (layer_type * config.num_layers)()
     for index in range(config.num_layers):
         packer.prefix = f"blocks.{index}."
         layers[index] = pack_layer(packer, config, index)
-    packer.kept.append(layers)
     packer.prefix = ""
-    embedding = packer.read("emb.weight").detach().to("cpu")
-    is_wide = packer.matrices == "float32"
-    embedding = embedding.to(torch.float32 if is_wide else torch.bfloat16).contiguous()
+    embedding = packer.tensor("emb.weight")
     epsilon = config.layer_norm_epsilon if isinstance(config, RWKV4Config) else 1e-5
-    return Network(
+    network = Network(
         generation=int(config.generation),
         layers=config.num_layers,
         channels=config.hidden_size,
@@ -193,7 +202,7 @@ def pack(config: RWKV4Config | HeadsConfig, packer: Packer) -> Network:
         feed_forward=config.feed_forward_size,
         vocabulary=config.vocabulary_size,
         rank=_largest_rank(config),
-        embedding_type=0 if is_wide else 1,
+        embedding_type=0 if embedding.dtype == torch.float32 else 1,
         embedding=packer.keep(embedding),
         embedding_norm=packer.norm("blocks.0.ln0"),
         last_norm=packer.norm("ln_out"),
@@ -201,5 +210,6 @@ def pack(config: RWKV4Config | HeadsConfig, packer: Packer) -> Network:
         last_epsilon=1e-5,
         head_epsilon=config.group_norm_epsilon if isinstance(config, HeadsConfig) else 0.0,
         layer=ctypes.addressof(layers),
-        head=packer.matrix("head"),
+        head=packer.matrix("head.weight"),
     )
+    return PackedNetwork(network, layers, packer.kept)

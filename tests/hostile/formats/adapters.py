@@ -58,7 +58,7 @@ def read(path: Path) -> object:
     """Put what is there on top of the model, and run it."""
     if "state" in path.name:
         tuned = Tuning(state=path).applied(base()).tuned_state
-        state = tuned_state.as_state(tuned, example("7", torch.float32))
+        state = tuned_state.as_state(tuned, base().config, example("7", torch.float32).initial_state(1))
         assert torch.isfinite(state.wkv).all()
         return state
     alpha = 2.0 if path.name in ("lora.pth", "lora.safetensors") else None
