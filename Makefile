@@ -7,7 +7,7 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 DEMO ?= runs/demo
 SECONDS ?= 60
 
-.PHONY: help demo recipes test test-full fuzz check format benchmarks clean
+.PHONY: help demo recipes test test-full fuzz check format benchmarks peers clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,10 +42,18 @@ format: $(VENV)/installed-dev  ## Bring the code into its format
 benchmarks: $(VENV)/installed-dev  ## Measure everything on this machine, beside what one would use instead
 	$(BIN)/python -m benchmarks.kernels --output benchmarks/results/kernels.md
 	$(BIN)/python -m benchmarks.packed --output benchmarks/results/packed.md
-	$(BIN)/python -m benchmarks.decode --output benchmarks/results/decode.md
+	$(BIN)/python -m benchmarks.inference --output benchmarks/results/inference.md
+	$(BIN)/python -m benchmarks.long_generation --output benchmarks/results/long-generation.md
 	$(BIN)/python -m benchmarks.sampling --output benchmarks/results/sampling.md
 	$(BIN)/python -m benchmarks.tokenizers --output benchmarks/results/tokenizers.md
 	$(BIN)/python -m benchmarks.training --output benchmarks/results/training.md
+
+# Built by gcc 12, the AMX kernels of llama.cpp crash, so it is built without them.
+NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
+
+peers: $(VENV)/installed-dev  ## Install the engines that the benchmarks compare with (compiles llama.cpp: minutes)
+	CFLAGS="$(NO_AMX)" CXXFLAGS="$(NO_AMX)" CMAKE_ARGS=-DGGML_NATIVE=ON $(PIP) llama-cpp-python
+	$(PIP) --editable '.[dev,peers]'
 
 clean:  ## Remove what was built, but not what was trained
 	rm -rf $(VENV) build dist
