@@ -114,6 +114,7 @@ def draw(curves: Mapping[str, list[Point]], file: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     time_axes.legend(frameon=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".png", ".svg"):
         figure.savefig(file.with_suffix(suffix), dpi=150)
 
@@ -156,7 +157,7 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
         first, last = points[0], points[-1]
         yield (
             f"- {name}: 1,000 further tokens add {growth:.2f} ± {error:.2f} µs to a token and "
-            f"{(last.resident - first.resident) / (last.tokens - first.tokens):.3f} MB to the process."
+            f"{(last.resident - first.resident) / 1000 / (last.tokens - first.tokens):.2f} MB to the process."
         )
     if arguments.output:
         draw(curves, arguments.output)
