@@ -2,7 +2,8 @@
 //
 //   nll = log(sum_j e^x_j) - x_target      gradient_j = e^x_j / sum - (j == target)
 //
-// plus weight * x_top at the largest logit, which is the gradient of weight / 2 * x_top^2.
+// plus the penalties with their gradients: max_logit_weight / 2 * x_top^2 of the largest logit, and z_loss_weight * z^2
+// of z = log(sum_j e^x_j), whose gradient is 2 * z_loss_weight * z * e^x_j / sum.
 
 #include "table.h"
 #include "vector.h"
@@ -83,23 +84,24 @@ template <class Element>
 void token_loss(const CrossEntropy &args, std::int64_t token, float *exponentials) {
   const std::int64_t count = args.vocabulary, target = args.targets[token];
   Element *x = static_cast<Element *>(args.logits) + token * count;
-  args.nll[token] = args.top[token] = 0.0f;
+  args.nll[token] = args.penalty[token] = 0.0f;
   if (target < 0) {
     if (args.gradient) __builtin_memset(x, 0, count * sizeof(Element));
     return;
   }
   const float top = largest(x, count), at_target = read(x + target);
-  const double sum = exponentiate(x, count, top, exponentials);
+  const double sum = exponentiate(x, count, top, exponentials), z = top + __builtin_log(sum);
   args.nll[token] = static_cast<float>(__builtin_log(sum) - (static_cast<double>(at_target) - top));
-  args.top[token] = top;
+  args.penalty[token] = static_cast<float>(0.5 * args.max_logit_weight * top * top + args.z_loss_weight * z * z);
   if (!args.gradient) return;
 
   const std::int64_t peak = args.max_logit_weight != 0.0f ? find(x, count, top) : -1;
-  const float inverse = static_cast<float>(1.0 / sum), penalty = args.max_logit_weight * top;
-  scale(exponentials, count, inverse, x);
-  const float probability = exponentials[target] * inverse;
-  store_some(all(probability - 1.0f + (peak == target ? penalty : 0.0f)), x + target, 1);
-  if (peak >= 0 && peak != target) store_some(all(inverse + penalty), x + peak, 1);
+  const float factor = static_cast<float>((1.0 + 2.0 * args.z_loss_weight * z) / sum);
+  const float at_peak = args.max_logit_weight * top;
+  scale(exponentials, count, factor, x);
+  const float share = exponentials[target] * factor;
+  store_some(all(share - 1.0f + (peak == target ? at_peak : 0.0f)), x + target, 1);
+  if (peak >= 0 && peak != target) store_some(all(factor + at_peak), x + peak, 1);
 }
 
 }  // namespace

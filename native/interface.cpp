@@ -105,10 +105,11 @@ RECEPTANCE_EXPORT void receptance_wkv7(const MatrixRecurrence *args, int threads
 
 // Every target must be below the vocabulary, or negative.
 RECEPTANCE_EXPORT void receptance_cross_entropy(int type, void *logits, const std::int64_t *targets, float *nll,
-                                                float *top, float max_logit_weight, int gradient, std::int64_t tokens,
-                                                std::int64_t vocabulary, int threads) {
-  const CrossEntropy args{static_cast<Type>(type), logits, targets, nll, top, max_logit_weight, gradient != 0,
-                          tokens, vocabulary};
+                                                float *penalty, float max_logit_weight, float z_loss_weight,
+                                                int gradient, std::int64_t tokens, std::int64_t vocabulary,
+                                                int threads) {
+  const CrossEntropy args{static_cast<Type>(type), logits, targets, nll, penalty, max_logit_weight, z_loss_weight,
+                          gradient != 0, tokens, vocabulary};
   const auto kernel = receptance::kernels().cross_entropy;
   const std::int64_t piece = 1 + least_work / vocabulary;  // tokens
   receptance::for_each(threads, (tokens + piece - 1) / piece, [&](std::int64_t index) {

@@ -79,8 +79,8 @@ struct CrossEntropy {
   void *logits;                 // [token, vocabulary]; overwritten with the gradient when that is wanted
   const std::int64_t *targets;  // [token], each below the vocabulary, or negative: not counted
   float *nll;                   // [token] negative log-likelihood of the target; 0 where not counted
-  float *top;                   // [token] largest logit; 0 where not counted
-  float max_logit_weight;
+  float *penalty;               // [token] what is added to that; 0 where not counted
+  float max_logit_weight, z_loss_weight;
   bool gradient;
   std::int64_t tokens, vocabulary;
 };

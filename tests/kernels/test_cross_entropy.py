@@ -54,12 +54,18 @@ def make_inputs(
 
 
 def run(
-    way: Way, hidden: Tensor, weight: Tensor, targets: Tensor, max_logit_weight: float, scale: float = 0.37
+    way: Way,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    max_logit_weight: float,
+    z_loss_weight: float = 0.01,
+    scale: float = 0.37,
 ) -> list[Tensor]:
     """Return loss, nll and the gradients of scale * loss for hidden and weight."""
     hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     with way.use():
-        loss, nll = kernels.linear_cross_entropy(hidden, weight, targets, max_logit_weight)
+        loss, nll = kernels.linear_cross_entropy(hidden, weight, targets, max_logit_weight, z_loss_weight)
     return [loss.detach(), nll, *torch.autograd.grad(scale * loss, (hidden, weight))]
 
 
@@ -69,36 +75,39 @@ def assert_near(actual: list[Tensor], expected: list[Tensor], tolerance: float) 
         assert found <= tolerance, f"{name}: off by {found:.1e}, allowed {tolerance:.1e}"
 
 
-@pytest.mark.parametrize("max_logit_weight", [0.0, 0.1])
-def test_the_reference_is_torch_s_cross_entropy_with_the_penalty_of_the_paper_s_code(
-    max_logit_weight: float,
+@pytest.mark.parametrize(("max_logit_weight", "z_loss_weight"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.1)])
+def test_the_reference_is_torch_s_cross_entropy_with_the_penalties_of_the_paper_s_code_and_of_palm(
+    max_logit_weight: float, z_loss_weight: float
 ) -> None:
     hidden, weight, targets = make_inputs(9, 20, dtype=torch.float64)
     targets[2] = IGNORED
-    loss, nll = cross_entropy.reference(hidden, weight, targets, max_logit_weight)
+    loss, nll = cross_entropy.reference(hidden, weight, targets, max_logit_weight, z_loss_weight)
     logits = hidden @ weight.T
     expected = F.cross_entropy(logits, targets)
     penalty = (
         torch.stack([row.max() ** 2 for row, t in zip(logits, targets, strict=True) if t != IGNORED]).mean()
         / 2
     )
+    z = torch.stack([row.exp().sum().log() for row, t in zip(logits, targets, strict=True) if t != IGNORED])
     torch.testing.assert_close(nll, expected)
-    torch.testing.assert_close(loss, expected + max_logit_weight * penalty)
+    torch.testing.assert_close(
+        loss, expected + max_logit_weight * penalty + z_loss_weight * z.square().mean()
+    )
 
 
 @pytest.mark.parametrize("way", FAST, ids=str)
 @pytest.mark.parametrize(
     ("tokens", "vocabulary"), [(1, 1), (4, 3), (5, 64), (33, 1000), (7, 4099), (3, 50277), (2, 65536)]
 )
-@pytest.mark.parametrize("max_logit_weight", [0.0, 1e-4, 0.1])
+@pytest.mark.parametrize("penalties", [(0.0, 0.0), (1e-4, 1e-4), (0.1, 0.0), (0.0, 0.1)])
 def test_losses_and_gradients_are_those_of_float64(
-    way: Way, tokens: int, vocabulary: int, max_logit_weight: float
+    way: Way, tokens: int, vocabulary: int, penalties: tuple[float, float]
 ) -> None:
     hidden, weight, targets = make_inputs(tokens, vocabulary, 5)
-    expected = run(Way("reference"), hidden.double(), weight.double(), targets, max_logit_weight)
-    assert_near(run(way, hidden, weight, targets, max_logit_weight), expected, 3e-5)
+    expected = run(Way("reference"), hidden.double(), weight.double(), targets, *penalties)
+    assert_near(run(way, hidden, weight, targets, *penalties), expected, 3e-5)
     if way.implementation == "torch":
-        actual = run(way, hidden.double(), weight.double(), targets, max_logit_weight)
+        actual = run(way, hidden.double(), weight.double(), targets, *penalties)
         assert_near(actual, expected, TOLERANCES[torch.float64])
 
 
@@ -138,7 +147,7 @@ def test_half_precision_is_as_good_as_its_logits(way: Way, dtype: torch.dtype) -
     epsilon = torch.finfo(dtype).eps
     with way.use():
         loss, nll, gradient = torch.ops.receptance.linear_cross_entropy(
-            hidden, weight, targets, 0.0, way.implementation, True
+            hidden, weight, targets, 0.0, 0.0, way.implementation, True
         )
     torch.testing.assert_close(nll, F.cross_entropy(logits, targets))
     torch.testing.assert_close(loss, nll)
@@ -183,7 +192,7 @@ def test_without_gradients_the_loss_is_the_same_however_it_is_cut(
     expected = run(way, hidden, weight, targets, 0.1)
     monkeypatch.setattr(cross_entropy_autograd, "_LARGEST_PIECE", 7 * 40)
     with way.use():
-        actual = kernels.linear_cross_entropy(hidden, weight, targets, 0.1)
+        actual = kernels.linear_cross_entropy(hidden, weight, targets, 0.1, 0.01)
     torch.testing.assert_close(actual, (expected[0], expected[1]))
 
 
@@ -224,7 +233,7 @@ def test_the_gradient_goes_only_where_it_is_wanted() -> None:
     expected = run(Way("torch"), hidden, weight, targets, 0.1, scale=1.0)
     for index, leaf in enumerate((hidden, weight)):
         leaf.requires_grad_()
-        loss, nll = kernels.linear_cross_entropy(hidden, weight, targets, 0.1)
+        loss, nll = kernels.linear_cross_entropy(hidden, weight, targets, 0.1, 0.01)
         loss.backward()
         leaf.requires_grad_(False)
         torch.testing.assert_close(leaf.grad, expected[2 + index])
@@ -239,18 +248,18 @@ def test_torch_accepts_the_operators(dtype: torch.dtype) -> None:
         torch.ops.receptance.linear_cross_entropy,
         torch.ops.receptance.linear_cross_entropy_backward,
     )
-    torch.library.opcheck(forward, (hidden, weight, targets, 0.1, None, False))
-    _, _, gradient = forward(hidden, weight, targets, 0.1, None, True)
+    torch.library.opcheck(forward, (hidden, weight, targets, 0.1, 0.01, None, False))
+    _, _, gradient = forward(hidden, weight, targets, 0.1, 0.01, None, True)
     saved = (torch.tensor(0.5), gradient, hidden, weight, targets)
     torch.library.opcheck(backward, (*saved, True, True))
     torch.library.opcheck(backward, (*saved, False, True))
     leaves = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-    torch.library.opcheck(forward, (*leaves, targets, 0.1, None, True))
+    torch.library.opcheck(forward, (*leaves, targets, 0.1, 0.01, None, True))
 
 
 def test_a_compiled_graph_gives_the_same_and_has_no_break() -> None:
     def step(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        loss, nll = kernels.linear_cross_entropy(hidden, weight, targets, 0.1)
+        loss, nll = kernels.linear_cross_entropy(hidden, weight, targets, 0.1, 0.01)
         return loss / 2, nll
 
     hidden, weight, targets = make_inputs(6, 13)
@@ -272,7 +281,7 @@ def test_a_compiled_graph_gives_the_same_and_has_no_break() -> None:
 def test_what_cannot_be_differentiated_says_so() -> None:
     hidden, weight, targets = make_inputs(5, 13)
     hidden.requires_grad_()
-    loss, _, _ = torch.ops.receptance.linear_cross_entropy(hidden, weight, targets, 0.0, None, False)
+    loss, _, _ = torch.ops.receptance.linear_cross_entropy(hidden, weight, targets, 0.0, 0.0, None, False)
     with pytest.raises(KernelError, match="keep=False"):
         loss.backward()
     loss, _ = kernels.linear_cross_entropy(hidden, weight, targets)

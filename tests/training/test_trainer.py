@@ -29,6 +29,8 @@ from receptance.data import (
 from receptance.errors import TrainingError
 from receptance.training import Config, Progress, Result, StageConfig, train
 from receptance.training.metrics import Record, read_metrics
+from receptance.training.optimizer import MasterAdamW
+from receptance.training.trainer import with_weights
 from tests.training.conftest import MakeConfig
 
 
@@ -97,6 +99,82 @@ def test_the_max_logit_penalty_changes_the_gradient_and_not_the_loss_shown(make_
     first, second = (read_metrics(config.run.folder / "metrics.jsonl")[0] for config in (plain, punished))
     assert first["loss"] == second["loss"]
     assert abs(first["gradient_norm"] - second["gradient_norm"]) > 0.01
+
+
+def test_the_z_loss_changes_the_gradient_and_not_the_loss_shown(make_config: MakeConfig) -> None:
+    plain = make_config(max_steps=1)
+    punished = elsewhere(make_config(max_steps=1, z_loss_weight=1.0), "punished")
+    for config in (plain, punished):
+        train(config)
+    first, second = (read_metrics(config.run.folder / "metrics.jsonl")[0] for config in (plain, punished))
+    assert first["loss"] == second["loss"]
+    assert abs(first["gradient_norm"] - second["gradient_norm"]) > 0.01
+
+
+def test_dropout_follows_from_the_seed_and_the_step_and_is_off_where_the_loss_is_measured(
+    make_config: MakeConfig,
+) -> None:
+    config = make_config(dropout=0.5, accumulation=2)
+    stopped = elsewhere(config, "stopped")
+    train(config)
+    train(stopped, stop=lambda: True)
+    torch.manual_seed(12345)  # of what else a program draws nothing depends
+    train(stopped, resume=True)
+    for kind in ("training", "validation"):
+        assert losses(stopped.run.folder, kind)[-1] == losses(config.run.folder, kind)[-1]
+    assert losses(stopped.run.folder) == losses(config.run.folder)
+    whole = elsewhere(make_config(max_steps=1, accumulation=2), "whole")
+    train(whole)
+    assert losses(whole.run.folder)[0] != losses(config.run.folder)[0]
+    model = checkpoints.load(config.run.folder / "model.safetensors").model
+    trained = with_weights(model, {}).drop(0.5).train()
+    store = open_split(config.data.folder, "validation")
+    tokens = torch.from_numpy(store.flat[None, : config.data.context].astype(np.int64))
+    with torch.no_grad():
+        assert not torch.equal(trained(tokens)[0], model(tokens)[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_moving_average_is_that_of_the_weights_of_each_step_and_survives_a_stop(
+    make_config: MakeConfig, dtype: str
+) -> None:
+    config = make_config(ema_decay=0.9, dtype=dtype, save_every=1, max_steps=5)
+    expected: dict[str, torch.Tensor] = {}
+
+    def average(progress: Progress) -> None:
+        kept = min(0.9, progress.step / (progress.step + 9))
+        for name, master in masters[-1].items():
+            before = expected.get(name, starts.get(name, master).double())
+            expected[name] = kept * before + (1 - kept) * master.double()
+
+    masters: list[dict[str, torch.Tensor]] = []
+    starts: dict[str, torch.Tensor] = {}
+    step = MasterAdamW.step
+
+    def recording(self: MasterAdamW, *arguments: float) -> float:
+        state = {name: tensor.clone() for name, tensor in self.state().items() if name.startswith("master.")}
+        if not starts:
+            starts.update({name.removeprefix("master."): tensor for name, tensor in state.items()})
+        norm = step(self, *arguments)
+        masters.append(
+            {
+                name.removeprefix("master."): tensor.clone()
+                for name, tensor in self.state().items()
+                if name.startswith("master.")
+            }
+        )
+        return norm
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MasterAdamW, "step", recording)
+        train(config, report=average, stop=lambda: True)
+        train(config, report=average, resume=True)
+    assert len(masters) == 5
+    found = checkpoints.load(config.run.folder / "model-ema.safetensors").model.state_dict()
+    for name, tensor in expected.items():
+        rounded = tensor.float().to(found[name].dtype)
+        assert_close(found[name], rounded, rtol=1e-2 if dtype == "bfloat16" else 1e-5, atol=1e-6)
+    assert not torch.equal(found["head.weight"], weights(config.run.folder)["head.weight"])
 
 
 def test_the_validation_loss_is_the_mean_over_the_split_in_nats_and_bits(

@@ -27,6 +27,7 @@ def reference(
     weight: Float[Tensor, "vocabulary channel"],
     targets: Int[Tensor, " token"],
     max_logit_weight: float,
+    z_loss_weight: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Return (loss to differentiate, negative log-likelihood alone), both means over the counted targets."""
     logits = F.linear(hidden, weight)
@@ -34,8 +35,10 @@ def reference(
     is_counted = targets != IGNORED
     count = is_counted.sum().clamp_min(1)
     nll = F.cross_entropy(logits, targets.long(), ignore_index=IGNORED, reduction="sum") / count
-    penalty = 0.5 * max_logit_weight * logits[is_counted].amax(-1).square().sum() / count
-    return nll + penalty, nll.detach()
+    counted = logits[is_counted]
+    penalty = 0.5 * max_logit_weight * counted.amax(-1).square().sum()
+    penalty = penalty + z_loss_weight * counted.logsumexp(-1).square().sum()
+    return nll + penalty / count, nll.detach()
 
 
 def linear_cross_entropy(
@@ -43,22 +46,25 @@ def linear_cross_entropy(
     weight: Float[Tensor, "vocabulary channel"],
     targets: Int[Tensor, "*batch"],
     max_logit_weight: float = 0.0,
+    z_loss_weight: float = 0.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return (loss to differentiate, nll in nats per token without the penalty, detached).
+    """Return (loss to differentiate, nll in nats per token without the penalties, detached).
 
     Both are means over the targets that are not -100; without any they are 0, and so are the gradients. The
-    penalty is `max_logit_weight / 2 * mean(max_v logit^2)`, an ordinary part of the loss; the paper's recipe
-    uses 1e-4. The logits take `token * vocabulary` numbers of hidden's dtype until the gradient is taken.
+    penalties are ordinary parts of the loss: `max_logit_weight / 2 * mean(max_v logit^2)`, for which the
+    published trainers take 1e-4, and `z_loss_weight * mean(log^2 sum_v e^logit)`, the z-loss of PaLM
+    (arxiv.org/abs/2204.02311, section 5), which took 1e-4. The logits take `token * vocabulary` numbers of
+    hidden's dtype until the gradient is taken.
 
     Raises ConfigError when shapes or dtypes do not fit together, or a target is not below the vocabulary.
     """
     _check(hidden, weight, targets)
     hidden, targets = hidden.flatten(0, -2), targets.flatten()
     if torch.compiler.is_compiling():
-        return cross_entropy_autograd.in_graph(None, hidden, weight, targets, max_logit_weight)
+        return cross_entropy_autograd.in_graph(None, hidden, weight, targets, max_logit_weight, z_loss_weight)
     check_targets(targets, weight.shape[0])
-    chosen = OPERATOR.choose(hidden, weight, targets, max_logit_weight)
-    return chosen.function(hidden, weight, targets, max_logit_weight)
+    chosen = OPERATOR.choose(hidden, weight, targets, max_logit_weight, z_loss_weight)
+    return chosen.function(hidden, weight, targets, max_logit_weight, z_loss_weight)
 
 
 def _check(hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
@@ -73,7 +79,7 @@ def _check(hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
         )
 
 
-OPERATOR: Operator[Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]] = Operator(
+OPERATOR: Operator[Callable[[Tensor, Tensor, Tensor, float, float], tuple[Tensor, Tensor]]] = Operator(
     "linear_cross_entropy",
     (
         Implementation(

@@ -15,9 +15,10 @@ from receptance.kernels import cross_entropy_native, cross_entropy_torch, dispat
 IGNORED = -100
 _LARGEST_PIECE = 1 << 25  # logits held at once where no gradient is wanted
 
-# From logits [token, vocabulary], targets and max_logit_weight: the nll and the largest logit of each token,
-# 0 where it is not counted. With `gradient`, the logits are overwritten with that of the sum of the losses.
-InPlace = Callable[[Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
+# From logits [token, vocabulary], targets, max_logit_weight and z_loss_weight: the nll and the penalties of
+# each token, 0 where it is not counted. With `gradient`, that of the sum of the losses is
+# written over the logits.
+InPlace = Callable[[Tensor, Tensor, float, float, bool], tuple[Tensor, Tensor]]
 IN_PLACE: dict[str, InPlace] = {
     "native": cross_entropy_native.in_place,
     "torch": cross_entropy_torch.in_place,
@@ -25,22 +26,32 @@ IN_PLACE: dict[str, InPlace] = {
 
 
 def call(
-    name: str, hidden: Tensor, weight: Tensor, targets: Tensor, max_logit_weight: float
+    name: str,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    max_logit_weight: float,
+    z_loss_weight: float,
 ) -> tuple[Tensor, Tensor]:
     """Compute (loss, nll) by the implementation of this name; differentiable."""
     if type(hidden) is Tensor and not _is_differentiated(hidden, weight):
-        loss, nll, _ = _forward(hidden, weight, targets, max_logit_weight, name, keep=False)
+        loss, nll, _ = _forward(hidden, weight, targets, max_logit_weight, z_loss_weight, name, keep=False)
         return loss, nll
-    return in_graph(name, hidden, weight, targets, max_logit_weight)
+    return in_graph(name, hidden, weight, targets, max_logit_weight, z_loss_weight)
 
 
 def in_graph(
-    name: str | None, hidden: Tensor, weight: Tensor, targets: Tensor, max_logit_weight: float
+    name: str | None,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    max_logit_weight: float,
+    z_loss_weight: float,
 ) -> tuple[Tensor, Tensor]:
     """Do the same as one node of a graph. Without a name, it is chosen whenever the graph runs."""
     keep = _is_differentiated(hidden, weight)
     loss, nll, _ = torch.ops.receptance.linear_cross_entropy(
-        hidden, weight, targets, max_logit_weight, name, keep
+        hidden, weight, targets, max_logit_weight, z_loss_weight, name, keep
     )
     return loss, nll
 
@@ -70,13 +81,14 @@ def _forward(
     weight: Tensor,
     targets: Tensor,
     max_logit_weight: float,
+    z_loss_weight: float,
     implementation: str | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if implementation is None:
         check_targets(targets, weight.shape[0])
         operator = dispatch.operator("linear_cross_entropy")
-        implementation = operator.choose(hidden, weight, targets, max_logit_weight).name
+        implementation = operator.choose(hidden, weight, targets, max_logit_weight, z_loss_weight).name
     if implementation not in IN_PLACE:
         choice = ", ".join(IN_PLACE)
         raise KernelError(
@@ -86,14 +98,14 @@ def _forward(
     in_place = IN_PLACE[implementation]
     tokens, vocabulary = hidden.shape[0], weight.shape[0]
     piece = tokens if keep else max(_LARGEST_PIECE // vocabulary, 1)
-    logits, nll, square = hidden.new_empty(0), _scalar(hidden), _scalar(hidden)
+    logits, nll, penalty = hidden.new_empty(0), _scalar(hidden), _scalar(hidden)
     for begin in range(0, tokens, max(piece, 1)):
         logits = F.linear(hidden[begin : begin + piece], weight)
-        nlls, tops = in_place(logits, targets[begin : begin + piece], max_logit_weight, keep)
-        nll, square = nll + nlls.sum(), square + tops.square().sum()
+        part = targets[begin : begin + piece]
+        nlls, penalties = in_place(logits, part, max_logit_weight, z_loss_weight, keep)
+        nll, penalty = nll + nlls.sum(), penalty + penalties.sum()
     count = _count(targets)
-    nll, penalty = nll / count, 0.5 * max_logit_weight * (square / count)
-    return nll + penalty, nll, logits if keep else hidden.new_empty(0)
+    return (nll + penalty) / count, nll / count, logits if keep else hidden.new_empty(0)
 
 
 def _scalar(hidden: Tensor) -> Tensor:
@@ -110,6 +122,7 @@ def _forward_shapes(
     weight: Tensor,
     targets: Tensor,
     max_logit_weight: float,
+    z_loss_weight: float,
     implementation: str | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,7 +159,7 @@ def _backward_shapes(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # Any: as torch calls it
-    hidden, weight, targets, _, _, ctx.keep = inputs
+    hidden, weight, targets, *_, ctx.keep = inputs
     _, nll, gradient = output
     ctx.save_for_backward(gradient, hidden, weight, targets)
     ctx.mark_non_differentiable(nll, gradient)
@@ -157,14 +170,14 @@ def _differentiate(
     ctx: Any, grad: Tensor | None, *_: None
 ) -> tuple[Tensor | None, ...]:  # Any: as torch calls it
     if grad is None:
-        return (None,) * 6
+        return (None,) * 7
     if not ctx.keep:
         raise KernelError(
             "receptance::linear_cross_entropy was called with keep=False, so it cannot be differentiated"
         )
     needed = ctx.needs_input_grad[:2]
     grads = torch.ops.receptance.linear_cross_entropy_backward(grad, *ctx.saved_tensors, *needed)
-    return *(x if needs else None for x, needs in zip(grads, needed, strict=True)), None, None, None, None
+    return *(x if needs else None for x, needs in zip(grads, needed, strict=True)), *(None,) * 5
 
 
 def _differentiate_twice(*_: object) -> None:
@@ -173,8 +186,8 @@ def _differentiate_twice(*_: object) -> None:
 
 torch.library.define(
     "receptance::linear_cross_entropy",
-    "(Tensor hidden, Tensor weight, Tensor targets, float max_logit_weight, str? implementation, bool keep)"
-    " -> (Tensor loss, Tensor nll, Tensor gradient)",
+    "(Tensor hidden, Tensor weight, Tensor targets, float max_logit_weight, float z_loss_weight,"
+    " str? implementation, bool keep) -> (Tensor loss, Tensor nll, Tensor gradient)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 torch.library.impl("receptance::linear_cross_entropy", "default", _forward)

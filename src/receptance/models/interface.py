@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -89,6 +90,7 @@ class Block(nn.Module):
 
     att: nn.Module
     ffn: nn.Module
+    dropout = 0.0  # see LanguageModel.drop
 
     def __init__(self, channel: int, layer: int, epsilon: float = 1e-5) -> None:
         super().__init__()
@@ -104,11 +106,15 @@ class Block(nn.Module):
         time_shift, channel_shift, *memory = state
         seen = self.ln1(x)
         change, memory = self.att(seen, time_shift, *memory, lengths)
-        x = x + change
+        x = self.dropped(x + change)
         seen_by_channels = self.ln2(x)
-        x = x + self.ffn(seen_by_channels, channel_shift)
+        x = self.dropped(x + self.ffn(seen_by_channels, channel_shift))
         time_shift = last_token(seen, time_shift, lengths)
         return x, (time_shift, last_token(seen_by_channels, channel_shift, lengths), *memory)
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """Return the residual stream with dropout, in training alone."""
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def initialise(self, layer: int, num_layers: int, generator: torch.Generator | None) -> None:
         """Fill the layer with its starting values; it then adds exactly nothing."""
@@ -162,9 +168,19 @@ class LanguageModel(nn.Module, Generic[ConfigT, StateT]):
             lengths = lengths.to(tokens.device, torch.int64)
         if state is None:
             state = self.initial_state(batch)
-        x, state = self.through_blocks(self.layers[0].ln0(self.emb(tokens)), state, lengths)
+        first = self.layers[0]
+        x, state = self.through_blocks(first.ln0(first.dropped(self.emb(tokens))), state, lengths)
         x = self.ln_out(x)
         return x if lengths is None else x.masked_fill(is_padding(lengths, time)[..., None], 0.0), state
+
+    def drop(self, share: float) -> Self:
+        """Have training zero this share of the embedding, and of the residual stream after half a layer each.
+
+        Those are the places where RWKV-LM drops out. The masks come from torch's global generator.
+        """
+        for block in self.layers:
+            block.dropout = share
+        return self
 
     def through_blocks(
         self, x: Float[Tensor, "batch time channel"], state: StateT, lengths: Int[Tensor, " batch"] | None

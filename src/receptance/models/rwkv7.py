@@ -142,9 +142,9 @@ class RWKV7Block(Block):
         time_shift, channel_shift, memory = state
         seen = self.ln1(x)
         change, memory, first_value = self.att(seen, time_shift, memory, lengths, first_value)
-        x = x + change
+        x = self.dropped(x + change)
         seen_by_channels = self.ln2(x)
-        x = x + self.ffn(seen_by_channels, channel_shift)
+        x = self.dropped(x + self.ffn(seen_by_channels, channel_shift))
         time_shift = last_token(seen, time_shift, lengths)
         channel_shift = last_token(seen_by_channels, channel_shift, lengths)
         return x, (time_shift, channel_shift, memory), first_value

@@ -61,7 +61,7 @@ class ModelConfig:
     in_context_rank: Count = 0
     value_rank: Count = 0
     gate_rank: Count = 0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # see LanguageModel.dropout; also beside initial
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # see LanguageModel.drop; also beside initial
 
     @model_validator(mode="after")
     def _fresh_or_initial(self) -> ModelConfig:
@@ -106,7 +106,8 @@ class TrainingConfig:
     max_minutes: Amount = 0.0
     dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of the matrices; what is summed stays float32
     compile: bool = False  # torch.compile: faster steps after a minute or so
-    max_logit_weight: Amount = 0.0  # see kernels.linear_cross_entropy; the paper's recipe uses 1e-4
+    max_logit_weight: Amount = 0.0  # see kernels.linear_cross_entropy; the published trainers use 1e-4
+    z_loss_weight: Amount = 0.0  # see kernels.linear_cross_entropy
     gradient_clip: Amount = 1.0  # largest norm of the whole gradient; 0: no limit
     validate_every: Count = 500  # steps; 0: at the end alone
     validation_tokens: Positive = 100_000
@@ -137,6 +138,7 @@ class OptimizerConfig:
     betas: tuple[Beta, Beta] = (0.9, 0.99)
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Amount = 0.0  # on `.weight` matrices alone; see [[groups]] for others
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of a running mean of the weights; 0: none is kept
 
     @model_validator(mode="after")
     def _one_warm_up(self) -> OptimizerConfig:

@@ -21,6 +21,7 @@ from receptance.training.config import PUBLISHED_GROUPS, GroupConfig, OptimizerC
 
 # What torch's AdamW keeps of each parameter; "step" is a scalar, the others are as large as the parameter.
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+AVERAGE = "average."  # before the name of a parameter whose moving average is meant
 
 
 class MasterAdamW:
@@ -28,6 +29,7 @@ class MasterAdamW:
 
     Weight decay holds for `.weight` matrices alone: the embedding, the head and the projections. A group may
     say otherwise, and gives its parameters another learning rate.
+    With `ema_decay` it also keeps an exponential moving average of the masters.
     After each backward pass call `collect`, after the last one of a step `step`.
 
     Raises ConfigError where a group of one's own fits no parameter of the model.
@@ -40,6 +42,10 @@ class MasterAdamW:
         self._masters = {name: _master(weight) for name, weight in self._weights.items()}
         self._rounded = [name for name in self._weights if self._masters[name] is not self._weights[name]]
         self._multipliers: list[float] = []
+        self._ema_decay = config.ema_decay
+        self._averages = {
+            name: master.detach().clone() for name, master in self._masters.items() if config.ema_decay
+        }
         self._optimizer = torch.optim.AdamW(
             self._groups(config, groups), betas=config.betas, eps=config.epsilon, lr=0.0, fused=True
         )
@@ -102,6 +108,7 @@ class MasterAdamW:
         self._optimizer.step()
         self.discard()
         self._round()
+        self._average()
         return norm
 
     def discard(self) -> None:
@@ -115,6 +122,19 @@ class MasterAdamW:
         for name in self._rounded:
             self._weights[name].copy_(self._masters[name])
 
+    def _average(self) -> None:
+        """Move the averages towards the masters, early in the run by more, so that they forget the start."""
+        if not self._averages:
+            return
+        done = float(self._optimizer.state[next(iter(self._masters.values()))]["step"])
+        kept = min(self._ema_decay, done / (done + 9))
+        torch._foreach_lerp_(list(self._averages.values()), list(self._masters.values()), 1 - kept)
+
+    @property
+    def averages(self) -> Mapping[str, Tensor]:
+        """The moving averages of the parameters, in float32; empty where none are kept."""
+        return self._averages
+
     def state(self) -> dict[str, Tensor]:
         """Return all that the optimizer remembers, by names such as `exp_avg.head.weight`, without copying.
 
@@ -123,14 +143,18 @@ class MasterAdamW:
         tensors = {f"master.{name}": master.detach() for name, master in self._masters.items()}
         for name, master in self._masters.items():
             tensors |= {f"{key}.{name}": value for key, value in self._optimizer.state[master].items()}
-        return tensors
+        return tensors | {f"{AVERAGE}{name}": average for name, average in self._averages.items()}
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over a state as `state` returns it, and the weights with it.
 
+        Averages begin at the weights where the state has none.
+
         Raises TrainingError, with nothing changed, where a tensor is missing, left over or of another shape.
         """
+        averages = {name: value for name, value in tensors.items() if name.startswith(AVERAGE)}
+        tensors = {name: value for name, value in tensors.items() if name not in averages}
         wanted = {f"{key}.{name}" for name in self._masters for key in ("master", *MOMENTS)}
         for name, master in self._masters.items():
             for key in ("master", *MOMENTS):
@@ -145,6 +169,8 @@ class MasterAdamW:
             master.copy_(tensors[f"master.{name}"])
             for key, value in self._optimizer.state[master].items():
                 value.copy_(tensors[f"{key}.{name}"])
+            if name in self._averages:
+                self._averages[name].copy_(averages.get(f"{AVERAGE}{name}", master))
         self._round()
 
 

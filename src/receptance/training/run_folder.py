@@ -20,6 +20,7 @@ class RunFolder:
     config.toml             the recipe, overrides and defaults filled in
     metrics.jsonl           a line for each step and each validation
     model.safetensors       the model, to generate with; the tokenizer's file lies beside it
+    model-ema.safetensors   the moving average of its weights, where one is kept
     snapshots/step-…        what the run goes on from, a folder each
     loss.png                the losses as a picture
     """
@@ -40,6 +41,11 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """The model, to generate with."""
         return self.path / "model.safetensors"
+
+    @property
+    def average(self) -> Path:
+        """The moving average of the model's weights."""
+        return self.path / "model-ema.safetensors"
 
     @property
     def snapshots(self) -> SnapshotStore:

@@ -187,7 +187,7 @@ def _placed(model: AnyModel, config: Config) -> AnyModel:
         model.to(torch.device(config.run.device))
     except (RuntimeError, AssertionError) as error:  # torch says in many ways that a device is not there
         raise ConfigError(f"run.device is {config.run.device!r}, which torch cannot use: {error}") from error
-    return model.cast_matrices(getattr(torch, config.training.dtype)).train()
+    return model.cast_matrices(getattr(torch, config.training.dtype)).drop(config.model.dropout).train()
 
 
 def _check_same_run(config: Config, corpus: Corpus, snapshot: Snapshot, folder: RunFolder) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from receptance import checkpoints, kernels
+from receptance.checkpoints.stored_model import empty_model
 from receptance.data.description import TRAIN, VALIDATION
 from receptance.data.windows import Batch
 from receptance.errors import CheckpointError, DivergenceError, TrainingError
@@ -28,6 +29,7 @@ from receptance.training.finite import first_not_finite, largest
 from receptance.training.guard import Guard, Memory
 from receptance.training.metrics import MetricsLog, Record
 from receptance.training.optimizer import MasterAdamW
+from receptance.training.randomness import seeded
 from receptance.training.recipe import config_to_tables
 from receptance.training.run_folder import RunFolder
 from receptance.training.save_times import SaveTimes
@@ -39,9 +41,9 @@ logger = logging.getLogger(__name__)
 # What a step tells its watcher and not the log.
 PASSING = ("share", "seconds_left", "validation")
 
-# tokens, targets, lengths, weight of the max-logit penalty -> loss to differentiate, nats per token, and the
-# largest absolute value among what the head read and the state, for a look at whether all is finite
-Loss = Callable[[Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor, Tensor]]
+# tokens, targets, lengths -> loss to differentiate, nats per token, and the largest absolute value among what
+# the head read and the state, for a look at whether all is finite
+Loss = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +122,11 @@ class Trainer:
         training = config.training
         self._save_times = SaveTimes(every=training.save_every, share=training.save_share, now=self._started)
 
-        def loss(
-            tokens: Tensor, targets: Tensor, lengths: Tensor | None, max_logit_weight: float
-        ) -> tuple[Tensor, Tensor, Tensor]:
+        penalties = training.max_logit_weight, training.z_loss_weight
+
+        def loss(tokens: Tensor, targets: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
             hidden, state = model.features(tokens, lengths=lengths)
-            loss, nats = kernels.linear_cross_entropy(hidden, model.head.weight, targets, max_logit_weight)
+            loss, nats = kernels.linear_cross_entropy(hidden, model.head.weight, targets, *penalties)
             return loss, nats, largest(hidden, *state.tensors().values())
 
         self._eager_loss: Loss = loss
@@ -209,10 +211,11 @@ class Trainer:
         # Each token weighs the same, in whichever batch it lies.
         total = max(sum(batch.num_learnt for batch in batches), 1)
         losses = []
-        for batch in batches:
+        for part, batch in enumerate(batches):
             weight = batch.num_learnt / total
             tokens, targets, lengths = self._on_device(batch)
-            loss, nats, extent = self._loss(tokens, targets, lengths, self.config.training.max_logit_weight)
+            with seeded(self.model.device, self.config.run.seed, step, part):  # for dropout
+                loss, nats, extent = self._loss(tokens, targets, lengths)
             if not math.isfinite(float(loss.detach() + extent)):
                 found = first_not_finite(self.model, tokens)
                 raise DivergenceError(f"the loss is {float(nats)}: {found}")
@@ -260,7 +263,8 @@ class Trainer:
         for batch in self.corpus.validation.sequential(training.batch_size, training.validation_tokens):
             if stop():
                 return None
-            _, nats, _ = self._eager_loss(*self._on_device(batch), 0.0)
+            with evaluating(self.model):
+                _, nats, _ = self._eager_loss(*self._on_device(batch))
             total += float(nats) * batch.num_learnt
             count += batch.num_learnt
         if not count:
@@ -309,6 +313,10 @@ class Trainer:
         tokenizer = self.corpus.description.tokenizer
         with self._writing(self.folder.checkpoint.name):
             checkpoints.save(self.model, self.folder.checkpoint, tokenizer=tokenizer, metadata=origin)
+        if self.optimizer.averages:
+            average = with_weights(self.model, self.optimizer.averages)
+            with self._writing(self.folder.average.name):
+                checkpoints.save(average, self.folder.average, tokenizer=tokenizer, metadata=origin)
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
@@ -356,3 +364,20 @@ class Trainer:
         return (
             (1 - self._share()) * (self._seconds() - self._start.seconds) / gained if gained > 0 else math.inf
         )
+
+
+@contextmanager
+def evaluating(model: AnyModel) -> Iterator[None]:
+    """Let a model that is trained read without dropout."""
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
+
+
+def with_weights(model: AnyModel, weights: Mapping[str, Tensor]) -> AnyModel:
+    """Return a model like this one with other weights, each in the number format that it has there."""
+    other = empty_model(model.config)
+    other.load_state_dict({**model.state_dict(), **weights}, assign=True)
+    return other.cast_matrices(model.dtype)
