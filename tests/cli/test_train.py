@@ -1,25 +1,18 @@
 from __future__ import annotations
 
-import io
 import json
-import math
 import os
-import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from receptance import kernels
 from receptance.cli.main import main
-from receptance.cli.train import LiveLine
 from receptance.data import prepare
-from receptance.training import Progress, Validation
 
 RECIPE = """
 [run]
@@ -80,6 +73,20 @@ def test_a_recipe_is_trained_and_the_next_command_is_said(
         f"receptance generate {run} --prompt",
     ):
         assert part in out
+
+
+def test_what_the_model_writes_is_shown_and_logged(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with recipe.open("a", encoding="utf-8") as file:
+        file.write('[samples]\nprompts = ["7 green", ""]\nevery = 2\nmax_tokens = 5\n')
+    assert main(["train", str(recipe)]) == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    samples = [record for record in map(json.loads, lines) if record["kind"] == "sample"]
+    assert [(sample["step"], sample["prompt"]) for sample in samples] == [
+        (step, prompt) for step in (2, 4, 5) for prompt in ("7 green", "")
+    ]
+    assert "step 2: 7 green" in capsys.readouterr().out
 
 
 def test_a_finished_run_goes_on_when_it_is_given_more_steps(
@@ -145,53 +152,3 @@ def test_a_signal_saves_the_run_and_says_how_to_go_on(
     more = f"--training.max_steps={len(done) + 2}"
     assert main(["train", "--resume", str(run), more]) == 0
     assert logged_steps(run) == list(range(1, len(done) + 3))
-
-
-STEP = Progress(
-    step=1234,
-    tokens=5_000_000,
-    seconds=61.0,
-    loss=2.3456,
-    bits_per_byte=1.2345,
-    learning_rate=1e-3,
-    gradient_norm=0.5,
-    tokens_per_second=12_345.0,
-    share=0.5,
-    seconds_left=61.4,
-    validation=None,
-)
-
-
-def last_line_shown(*steps: Progress, width: int) -> tuple[str, str]:
-    """Return (all that was written, the line that stays at the end) of a live line over the steps."""
-    console = Console(force_terminal=True, width=width, highlight=False, file=io.StringIO())
-    with LiveLine(console, "Training in runs/x.") as line:
-        for step in steps:
-            line.show(step)
-    written = console.file.getvalue()  # type: ignore[attr-defined]
-    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", written.rpartition("\x1b[2K")[2])
-    return written, plain.rstrip()
-
-
-def test_the_live_line_shows_what_matters_in_80_columns() -> None:
-    written, line = last_line_shown(STEP, width=80)
-    assert "Training in runs/x." in written
-    assert line == "━━━━━━ step 1,234 · loss 2.346 · 1.234 bits/byte · 1:01 left · 12,345 tokens/s …"
-    assert last_line_shown(STEP, width=60)[1].endswith("…")
-    assert last_line_shown(STEP, width=120)[1].endswith("· rate 1.0e-03 · gradient 0.50")
-
-
-def test_the_live_line_averages_losses_and_keeps_validations_above() -> None:
-    better = replace(
-        STEP, step=1235, loss=1.3456, validation=Validation(step=1235, loss=2.5, bits_per_byte=1.3)
-    )
-    written, line = last_line_shown(STEP, better, width=80)
-    assert "loss 2.246" in line
-    assert "step 1,235: validation 2.500 · 1.300 bits/byte" in written
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(math.inf, "?"), (59.6, "1:00"), (4.0, "0:04"), (3661, "1:01:01")]
-)
-def test_the_time_left_is_short(seconds: float, text: str) -> None:
-    assert f"{text} left" in last_line_shown(replace(STEP, seconds_left=seconds), width=120)[1]

@@ -1,27 +1,20 @@
-"""`receptance train`: train by a recipe, with a live line on a terminal and plain lines elsewhere."""
+"""`receptance train`: train by a recipe, with a live panel on a terminal and plain lines elsewhere."""
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
-import time
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+
+from receptance.cli.training_view import LivePanel, PlainLines, duration
 
 if TYPE_CHECKING:
-    from receptance.training import Progress, Result
+    from receptance.training import Result
 
-SECONDS_BETWEEN_LINES = 5.0
-REFRESHES_PER_SECOND = 8
-BAR_WIDTH = 6
-SMOOTHING = 0.1  # the latest step's share of the loss on the live line
 # The exit code of a run that was asked to stop, and did, with everything saved: that of Ctrl-C in a shell.
 INTERRUPTED = 130
 
@@ -58,7 +51,8 @@ def train(
         torch.set_num_threads(config.run.threads)
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     title = f"Training in {config.run.folder}. Ctrl-C stops it and saves; it can go on later."
-    watcher = LiveLine(console, title) if console.is_terminal else PlainLines(console, title)
+    peak = training.matmul_peak(getattr(torch, config.training.dtype), config.run.device)
+    watcher = (LivePanel if console.is_terminal else PlainLines)(console, title, peak)
     with watcher, training.stop_on_signals(_announce_stop) as stop:
         result = training.train(config, resume=resume, report=watcher.show, stop=stop)
     console.print(_summary(result))
@@ -69,108 +63,11 @@ def _announce_stop() -> None:
     print("\nStopping after this step. Once more stops at once, without saving.", file=sys.stderr)
 
 
-class PlainLines:
-    """Prints a title with the first step and a line now and then: for files, pipes and logs."""
-
-    def __init__(self, console: Console, title: str) -> None:
-        self.console = console
-        self._title = title
-        self._next_line = 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave the lines as they are."""
-
-    def show(self, progress: Progress) -> None:
-        """Print what a step did, if it is time for a line, or the last."""
-        self.print_title()
-        if time.monotonic() >= self._next_line or progress.share >= 1.0:
-            self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-            self.console.print(_line(progress, progress.loss, progress.bits_per_byte))
-        self.print_validation(progress)
-
-    def print_title(self) -> None:
-        """Print the title, once."""
-        if self._title:
-            self.console.print(self._title)
-        self._title = ""
-
-    def print_validation(self, progress: Progress) -> None:
-        """Print the loss on the text that was held back, where it was measured."""
-        found = progress.validation
-        if found is not None:
-            line = f"step {found.step:,}: validation {found.loss:.3f} · {found.bits_per_byte:.3f} bits/byte"
-            self.console.print(line)
-
-
-class LiveLine(PlainLines):
-    """Keeps one line of the terminal up to date; losses in it are averaged over the last few steps."""
-
-    def __init__(self, console: Console, title: str) -> None:
-        super().__init__(console, title)
-        first = Text("Getting ready. The first step takes longest …", style="dim")
-        self._live = Live(first, console=console, refresh_per_second=REFRESHES_PER_SECOND)
-        self._loss: float | None = None
-
-    def __enter__(self) -> Self:
-        self._live.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave the last step on the screen."""
-        if self._loss is None:
-            self._live.update(Text())
-        self._live.__exit__(kind, error, trace)
-
-    def show(self, progress: Progress) -> None:
-        """Show what a step did; the terminal is redrawn a few times a second."""
-        self.print_title()
-        before = progress.loss if self._loss is None else self._loss
-        self._loss = before + SMOOTHING * (progress.loss - before)
-        bits_per_byte = progress.bits_per_byte * self._loss / progress.loss if progress.loss else 0.0
-        bar = Text("━" * BAR_WIDTH, style="dim")
-        bar.stylize("green", 0, round(BAR_WIDTH * progress.share))
-        line = Text.assemble(bar, " ", _line(progress, self._loss, bits_per_byte))
-        line.no_wrap, line.overflow = True, "ellipsis"
-        self._live.update(line)
-        self.print_validation(progress)
-
-
-def _line(progress: Progress, loss: float, bits_per_byte: float) -> str:
-    """Return what a step did, in one line; what matters least comes last."""
-    return " · ".join(
-        (
-            f"step {progress.step:,}",
-            f"loss {loss:.3f}",
-            f"{bits_per_byte:.3f} bits/byte",
-            f"{_duration(progress.seconds_left)} left",
-            f"{progress.tokens_per_second:,.0f} tokens/s",
-            f"rate {progress.learning_rate:.1e}",
-            f"gradient {progress.gradient_norm:.2f}",
-        )
-    )
-
-
-def _duration(seconds: float) -> str:
-    """Return a time as m:ss or h:mm:ss, or a question mark for one that nobody knows."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
 def _summary(result: Result) -> str:
     """Return how a session ended, where everything is, and what to type next."""
     folder = result.folder
     ended = "Stopped" if result.interrupted else "Finished"
-    lines = [f"{ended} after {result.step:,} steps, {result.tokens:,} tokens, {_duration(result.seconds)}."]
+    lines = [f"{ended} after {result.step:,} steps, {result.tokens:,} tokens, {duration(result.seconds)}."]
     if result.validation is not None:
         found = result.validation
         lines.append(

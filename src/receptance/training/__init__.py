@@ -8,13 +8,17 @@ from receptance.training.config import (
     ModelConfig,
     OptimizerConfig,
     RunConfig,
+    SamplesConfig,
     StageConfig,
+    TrackingConfig,
     TrainingConfig,
 )
+from receptance.training.cost import flops_per_token, matmul_peak
+from receptance.training.progress import Progress, Result, Validation
 from receptance.training.recipe import load_config, save_config
+from receptance.training.samples import Sample
 from receptance.training.session import resume_config, train
 from receptance.training.signals import stop_on_signals
-from receptance.training.trainer import Progress, Result, Validation
 
 __all__ = [
     "Config",
@@ -26,10 +30,15 @@ __all__ = [
     "Progress",
     "Result",
     "RunConfig",
+    "Sample",
+    "SamplesConfig",
     "StageConfig",
+    "TrackingConfig",
     "TrainingConfig",
     "Validation",
+    "flops_per_token",
     "load_config",
+    "matmul_peak",
     "resume_config",
     "save_config",
     "stop_on_signals",

@@ -208,6 +208,26 @@ class GuardConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class SamplesConfig:
+    """`[samples]`: texts that the model writes now and then, to the log and the terminal."""
+
+    prompts: tuple[str, ...] = ()  # an empty prompt begins a new document
+    every: Count = 0  # steps; 0: at the end alone
+    max_tokens: Positive = 100
+    temperature: Amount = 1.0
+    top_p: Share = 0.85
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TrackingConfig:
+    """`[tracking]`: where the log goes besides metrics.jsonl; each needs the extra of its name."""
+
+    tensorboard: bool = False  # event files in the run's folder
+    wandb: Literal["off", "offline", "online"] = "off"  # offline: in the run's folder, for `wandb sync`
+    project: str = "receptance"  # of Weights & Biases
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
     """A whole recipe, every default filled in."""
 
@@ -219,6 +239,8 @@ class Config:
     guard: GuardConfig = GuardConfig()
     groups: tuple[GroupConfig, ...] = PUBLISHED_GROUPS
     stages: tuple[StageConfig, ...] = ()
+    samples: SamplesConfig = SamplesConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _bounded(self) -> Config:

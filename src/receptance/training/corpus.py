@@ -13,7 +13,7 @@ from receptance.data import Description, TokenStore, Windows, open_split, read_d
 from receptance.data.bare_store import describe, is_bare_store
 from receptance.data.description import TRAIN, VALIDATION
 from receptance.errors import ConfigError, DataError
-from receptance.tokenizers import load_tokenizer
+from receptance.tokenizers import Tokenizer, load_tokenizer
 from receptance.training.config import DataConfig
 
 
@@ -73,6 +73,10 @@ class Corpus:
                 "with it, so that the model meets the tokens that it knows."
             )
 
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer of the text. Raises TokenizerError where it is nowhere to be found."""
+        return load_tokenizer(self.tokenizer_file or self.description.tokenizer)
+
     def copy_tokenizer(self, folder: Path) -> None:
         """Put the tokenizer's file, where it has one, into the folder of a checkpoint."""
         if self.tokenizer_file is not None:
@@ -83,7 +87,6 @@ def open_corpus(config: DataConfig, seed: int, contexts: Collection[int] = ()) -
     """Open a prepared folder, or a store that another program made, in samples of the given contexts.
 
     Without any, they have the config's.
-
 
     Raises DataError where it is unfinished or damaged, where its training split is smaller than one sample,
     or nothing of it is to be learnt; ConfigError where keys of `config` contradict it.

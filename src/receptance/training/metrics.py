@@ -2,6 +2,7 @@
 
 {"kind": "training", "step": 12, "tokens": 49152, "loss": 5.1, ...}
 {"kind": "validation", "step": 12, "tokens": 49152, "loss": 5.2, ...}
+{"kind": "sample", "step": 12, "tokens": 49152, "prompt": "Once", "text": " upon a time ..."}
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from receptance import atomic
 from receptance.errors import TrainingError
@@ -21,18 +23,31 @@ logger = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 
-class MetricsLog:
-    """Appends records to a file; a reader may watch it grow, line by line."""
+class Sink(Protocol):
+    """Takes the records of a run, one after the other."""
 
-    def __init__(self, path: Path) -> None:
+    def append(self, record: Record) -> None:
+        """Take one record."""
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+
+
+class MetricsLog:
+    """Appends records to a file, which a reader may watch grow line by line, and to the sinks in `also`."""
+
+    def __init__(self, path: Path, also: Sequence[Sink] = ()) -> None:
+        self._also = also
         # Without a buffer nothing is left to be written, and to fail again, when the file is closed.
         self._file = path.open("ab", buffering=0)
 
     def append(self, record: Record) -> None:
-        """Write one record as a line, and hand it to the system."""
+        """Write one record as a line, and hand it to the system and to the sinks."""
         line = memoryview(json.dumps(record, allow_nan=False).encode() + b"\n")
         while line:
             line = line[self._file.write(line) :]
+        for sink in self._also:
+            sink.append(record)
 
     def sync(self) -> None:
         """Wait until the disk has every record."""
@@ -45,6 +60,8 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        for sink in self._also:
+            sink.close()
 
 
 def read_metrics(path: Path) -> list[Record]:

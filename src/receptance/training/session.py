@@ -20,11 +20,13 @@ from receptance.training.corpus import Corpus, open_corpus
 from receptance.training.metrics import Record, read_metrics, rewind_metrics
 from receptance.training.optimizer import MasterAdamW
 from receptance.training.plot import plot_loss
+from receptance.training.progress import Progress, Result, Validation
 from receptance.training.recipe import config_from_tables, config_to_tables, load_config, save_config
 from receptance.training.run_folder import RunFolder
+from receptance.training.sinks import open_sinks
 from receptance.training.snapshot import Position, Snapshot
 from receptance.training.timetable import Timetable
-from receptance.training.trainer import Progress, Result, Trainer, Validation
+from receptance.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,8 @@ def _trained(trainer: Trainer, report: Callable[[Progress], None], stop: Callabl
     """Train to the end, and draw what came of it."""
     folder = trainer.folder
     result = trainer.run(report, stop)
-    plot_loss(read_metrics(folder.metrics), folder.plot, title=_title(folder, trainer.model))
+    runs = {folder.path.name: read_metrics(folder.metrics)}
+    plot_loss(runs, folder.plot, title=_title(folder, trainer.model))
     return result
 
 
@@ -105,12 +108,19 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
     optimizer = MasterAdamW(model, config.optimizer, config.groups)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
+        sinks = open_sinks(config, step=0)
         save_config(config, folder.config)
         corpus.copy_tokenizer(folder.path)
     except OSError as error:
         raise ConfigError(f"run.folder is {folder.path}, which cannot be written: {error}.") from error
     return Trainer(
-        config, model=model, optimizer=optimizer, corpus=corpus, folder=folder, position=Position()
+        config,
+        model=model,
+        optimizer=optimizer,
+        corpus=corpus,
+        folder=folder,
+        position=Position(),
+        sinks=sinks,
     )
 
 
@@ -141,6 +151,7 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
         saved_step=snapshot.position.step,
         memory=snapshot.guard,
         validation=_last_validation(records),
+        sinks=open_sinks(config, step=snapshot.position.step),
     )
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -25,69 +25,25 @@ from receptance.errors import CheckpointError, DivergenceError, TrainingError
 from receptance.models import AnyModel
 from receptance.training.config import Config
 from receptance.training.corpus import Corpus
+from receptance.training.cost import flops_per_token
 from receptance.training.finite import first_not_finite, largest
 from receptance.training.guard import Guard, Memory
-from receptance.training.metrics import MetricsLog, Record
+from receptance.training.metrics import MetricsLog, Record, Sink
 from receptance.training.optimizer import MasterAdamW
+from receptance.training.progress import Progress, Result, Validation
 from receptance.training.randomness import seeded
 from receptance.training.recipe import config_to_tables
 from receptance.training.run_folder import RunFolder
+from receptance.training.samples import Sample, write_samples
 from receptance.training.save_times import SaveTimes
 from receptance.training.snapshot import Position, Snapshot
 from receptance.training.timetable import Timetable
 
 logger = logging.getLogger(__name__)
 
-# What a step tells its watcher and not the log.
-PASSING = ("share", "seconds_left", "validation")
-
 # tokens, targets, lengths -> loss to differentiate, nats per token, and the largest absolute value among what
 # the head read and the state, for a look at whether all is finite
 Loss = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """The loss on the text that was held back."""
-
-    step: int
-    loss: float  # nats per token
-    bits_per_byte: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What one step did, for whoever watches."""
-
-    step: int  # steps done
-    tokens: int  # read, over the whole run
-    seconds: float  # spent, over all sessions of the run
-    loss: float  # nats per token, without the max-logit penalty
-    bits_per_byte: float
-    learning_rate: float
-    gradient_norm: float  # before clipping
-    tokens_per_second: float  # of this step alone
-    share: float  # of the whole run, from 0 to 1
-    seconds_left: float
-    validation: Validation | None  # where one followed this step
-
-    def record(self) -> Record:
-        """Return what the log of the run keeps of it."""
-        values = {name: value for name, value in asdict(self).items() if name not in PASSING}
-        clock = {name: round(values[name], 3) for name in ("seconds", "tokens_per_second")}
-        return {"kind": "training", **values, **clock}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """How a session of a run ended."""
-
-    folder: RunFolder
-    step: int
-    tokens: int
-    seconds: float  # over all sessions of the run
-    interrupted: bool  # asked to stop before the end; `train(..., resume=True)` goes on
-    validation: Validation | None  # the last one
 
 
 class Trainer:
@@ -105,6 +61,7 @@ class Trainer:
         saved_step: int | None = None,
         memory: Memory | None = None,
         validation: Validation | None = None,
+        sinks: Sequence[Sink] = (),
     ) -> None:
         self.config = config
         self.model = model
@@ -114,6 +71,9 @@ class Trainer:
         self.position = position
         self.timetable = Timetable(config)
         self.guard = Guard(config.guard, memory or Memory())
+        self.sinks = sinks
+        self._tokenizer = corpus.tokenizer() if config.samples.prompts else None
+        self._flops_per_token = flops_per_token(model)
         self._saved_step = saved_step  # of the newest snapshot in the folder, if there is one
         self._validation = validation  # the last one, of whatever session
         self._start = position
@@ -138,8 +98,8 @@ class Trainer:
         Raises DivergenceError where the guard stops the run, and TrainingError where the disk refuses; the
         last snapshot stays as it was.
         """
-        every = self.config.training.validate_every
-        with MetricsLog(self.folder.metrics) as log:
+        every, samples_every = self.config.training.validate_every, self.config.samples.every
+        with MetricsLog(self.folder.metrics, self.sinks) as log:
             if self.position.step and self._is_due(every):
                 self._validate(log, stop)  # which may be what the session before had no time for
             interrupted = False
@@ -147,7 +107,9 @@ class Trainer:
                 done = self._step(log)
                 validation = self._validate(log, stop) if self._is_due(every) else None
                 if done is not None:
-                    report(replace(done, validation=validation))
+                    is_due = self._is_due(samples_every) or self._share() >= 1.0
+                    samples = self._write_samples(log) if is_due else ()
+                    report(replace(done, validation=validation, samples=samples))
                 interrupted = stop()
                 if not interrupted and self._save_times.is_due(self.position.step, time.monotonic()):
                     self._save(log)
@@ -187,6 +149,7 @@ class Trainer:
             learning_rate=rate,
             gradient_norm=norm,
             tokens_per_second=(tokens - before.tokens) / max(time.monotonic() - began, 1e-9),
+            flops=tokens * self._flops_per_token,
             share=self._share(),
             seconds_left=self._seconds_left(),
             validation=None,
@@ -285,6 +248,18 @@ class Trainer:
             )
         self._validation = found
         return found
+
+    def _write_samples(self, log: MetricsLog) -> tuple[Sample, ...]:
+        """Have the model write what the recipe asks for, and log it."""
+        if self._tokenizer is None:
+            return ()
+        with evaluating(self.model):
+            samples = write_samples(self.model, self._tokenizer, self.config.samples, self.config.run.seed)
+        place = {"kind": "sample", "step": self.position.step, "tokens": self.position.tokens}
+        with self._writing("metrics.jsonl"):
+            for sample in samples:
+                log.append(place | asdict(sample))
+        return samples
 
     def _save(self, log: MetricsLog) -> None:
         """Write the snapshot, remove those that need not stay, and write the checkpoint."""
