@@ -182,7 +182,11 @@ def _largest_rank(config: Config) -> int:
 
 
 def pack(model: StoredModel) -> PackedNetwork:
-    """Return the network of a packed model, whose matrices and embedding stay where they were packed."""
+    """Return the network of a packed model, whose matrices and embedding stay where they were packed.
+
+    Those in a file stay in its map, which costs nothing to load and is shared by all processes. A copy in
+    large pages was decoded no faster than the map: both are bound by the memory.
+    """
     config: Any = model.config  # Any: each generation's own config
     packer = Packer(model.weights)
     layer_type, pack_layer = _LAYERS[config.generation]
