@@ -8,7 +8,7 @@
 namespace receptance::RECEPTANCE_LEVEL {
 
 // Sums stay in registers only where the loops over them are unrolled.
-#define UNROLLED _Pragma("GCC unroll 8")
+#define UNROLLED _Pragma("GCC unroll 16")
 
 constexpr int PARTS = PANEL_ROWS / LANES;  // vectors a panel is wide
 

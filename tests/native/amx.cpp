@@ -9,6 +9,7 @@
 
 namespace receptance::RECEPTANCE_LEVEL {
 bool pack(const Rows &, Format, void *panels, std::int64_t begin, std::int64_t end);
+void unpack(const Matrix &, float *weights, std::int64_t begin, std::int64_t end);
 }
 
 namespace {
@@ -61,9 +62,59 @@ void check(std::int64_t rows, std::int64_t columns, std::int64_t tokens, std::in
     }
 }
 
+std::int64_t multiplied(Format format, const Matrix &matrix, const float *x, std::int64_t tokens, float *y) {
+  const std::int64_t groups = groups_of(matrix.columns);
+  std::vector<std::int8_t> bytes(tokens * padded(matrix.columns));
+  std::vector<float> scales(tokens * groups);
+  std::vector<std::int32_t> sums(tokens * groups);
+  const Inputs inputs{tokens, matrix.columns, x, nullptr, bytes.data(), scales.data(), sums.data()};
+  RECEPTANCE_LEVEL::prepare(format, inputs, 0, tokens);
+  const long before = emulated_amx::products;
+  RECEPTANCE_LEVEL::multiply(matrix, inputs, y, matrix.rows, 0, panels_of(matrix.rows));
+  return emulated_amx::products - before;
+}
+
+// Several tokens' products of integers, on tiles, are to the bit those of the tokens alone, without tiles, and no further
+// from the sums in double precision than the rounding of the inputs.
+void check_integers(Format format, std::int64_t rows, std::int64_t columns, std::int64_t tokens) {
+  std::mt19937 random(static_cast<unsigned>(rows * 1000 + columns * 10 + tokens));
+  std::normal_distribution<float> normal;
+  std::vector<float> weights(rows * columns), held(rows * columns), x(tokens * columns);
+  for (float &each : weights) each = normal(random);
+  for (float &each : x) each = normal(random);
+  std::vector<char> memory(panels_of(rows) * panel_bytes(format, columns) + 64);
+  void *panels = memory.data() + (-reinterpret_cast<std::uintptr_t>(memory.data()) & 63);
+  RECEPTANCE_LEVEL::pack({Type::float32, weights.data(), rows, columns, columns, 1}, format, panels, 0,
+                         panels_of(rows));
+  const Matrix matrix{format, panels, rows, columns};
+  RECEPTANCE_LEVEL::unpack(matrix, held.data(), 0, panels_of(rows));
+  std::vector<float> together(tokens * rows), alone(tokens * rows);
+  bool right = multiplied(format, matrix, x.data(), tokens, together.data()) > 0;
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    right = right && multiplied(format, matrix, &x[t * columns], 1, &alone[t * rows]) == 0;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      double sum = 0.0, size = 0.0, largest = 0.0;
+      for (std::int64_t c = 0; c < columns; ++c) {
+        sum += static_cast<double>(held[row * columns + c]) * x[t * columns + c];
+        size += std::fabs(held[row * columns + c]);
+        largest = std::fmax(largest, std::fabs(x[t * columns + c]));
+      }
+      right = right && std::fabs(together[t * rows + row] - sum) <= size * largest / 127.0;
+    }
+  }
+  if (right && !std::memcmp(together.data(), alone.data(), together.size() * sizeof(float))) return;
+  std::printf("format %d, %ld x %ld, %ld tokens: wrong\n", static_cast<int>(format), static_cast<long>(rows),
+              static_cast<long>(columns), static_cast<long>(tokens));
+  ++failures;
+}
+
 }  // namespace
 
 int main() {
+  for (const Format format : {Format::int8, Format::int4})
+    for (const std::int64_t rows : {1, 16, 37, 143})
+      for (const std::int64_t columns : {1, 31, 32, 33, 64, 130})
+        for (const std::int64_t tokens : {16, 17, 31, 32, 50}) check_integers(format, rows, columns, tokens);
   for (const std::int64_t rows : {1, 16, 37, 64, 65, 130, 143})
     for (const std::int64_t columns : {1, 2, 31, 32, 33, 64, 95, 130})
       for (const std::int64_t tokens : {3, 5, 15, 16, 17, 31, 32, 33, 50}) {

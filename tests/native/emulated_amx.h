@@ -111,6 +111,20 @@ inline void multiply_bfloat16(int sum, int a, int b) {
     }
 }
 
+// Signed bytes, four to a lane.
+inline void multiply_int8(int sum, int a, int b) {
+  check_shapes(sum, a, b);
+  ++products;
+  for (int m = 0; m < config.rows[sum]; ++m)
+    for (int n = 0; n < config.row_bytes[sum] / 4; ++n) {
+      std::int32_t result = at<std::int32_t>(tiles[sum], m, n);
+      for (int k = 0; k < config.rows[b]; ++k)
+        for (int i = 0; i < 4; ++i)
+          result += at<std::int8_t>(tiles[a], m, 4 * k + i) * at<std::int8_t>(tiles[b], k, 4 * n + i);
+      std::memcpy(tiles[sum].row[m] + 4 * n, &result, sizeof result);
+    }
+}
+
 }  // namespace emulated_amx
 
 #define __AMX_BF16__ 1
@@ -120,9 +134,11 @@ inline void multiply_bfloat16(int sum, int a, int b) {
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_dpbf16ps
+#undef _tile_dpbssd
 #define _tile_loadconfig emulated_amx::load_config
 #define _tile_release emulated_amx::release
 #define _tile_zero emulated_amx::zero
 #define _tile_loadd emulated_amx::load
 #define _tile_stored emulated_amx::store
 #define _tile_dpbf16ps emulated_amx::multiply_bfloat16
+#define _tile_dpbssd emulated_amx::multiply_int8
