@@ -14,6 +14,7 @@ from receptance.inference.sampling import (
     sample,
     uniform,
 )
+from receptance.inference.speculation import Speculation
 from receptance.inference.verification import Difference, Verification, verify
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Runtime",
     "Sampling",
     "SamplingSettings",
+    "Speculation",
     "Verification",
     "distribution",
     "fresh_seed",

@@ -9,8 +9,9 @@ from typing import Literal
 from receptance.errors import ConfigError
 from receptance.inference.history import History
 from receptance.inference.penalties import Counts, reference_uncounted
-from receptance.inference.reading import Runtime
+from receptance.inference.reading import Reader, Runtime, read
 from receptance.inference.sampling import Sampling, log_probabilities, sample, uniform
+from receptance.inference.speculation import Speculation
 from receptance.inference.stop_strings import StopStrings
 from receptance.models import AnyModel, State
 from receptance.tokenizers import StreamDecoder, Tokenizer
@@ -79,13 +80,14 @@ def go_on(
     sampling: Sampling,
     stop: str | Sequence[str] = (),
     logprobs: int | None = None,
+    speculation: Speculation | None = None,
 ) -> Iterator[Piece]:
     """Do what `generate` does after a text that was read before, which grows by all that is read and written.
 
     Without a prompt the text goes on as if it had never stopped: with the same seed the tokens are those that
     one call would have given, and the penalties know what was written. What is written after a prompt is
     penalised for itself alone. A stop string is left out of the pieces, but the model wrote it, so it is in
-    the history.
+    the history. A speculation makes it faster where it can, and changes nothing else.
     """
     if max_tokens < 1:
         raise ConfigError(f"max_tokens is {max_tokens}, but it must be at least 1.")
@@ -96,7 +98,8 @@ def go_on(
     if sampling.frequency_penalty and sampling.uncounted is None:
         sampling = replace(sampling, uncounted=reference_uncounted(tokenizer))
     history.extend(prompt if len(prompt) or len(history) else [tokenizer.end_of_text])
-    return _pieces(history, tokenizer, max_tokens, sampling, stops, logprobs)
+    reader = speculation.begin(history, sampling, max_tokens) if speculation else read
+    return _pieces(history, tokenizer, max_tokens, sampling, stops, logprobs, reader)
 
 
 def _pieces(
@@ -106,6 +109,7 @@ def _pieces(
     sampling: Sampling,
     stops: StopStrings,
     logprobs: int | None,
+    reader: Reader,
 ) -> Iterator[Piece]:
     """Yield one piece a token, until the text ends."""
     decoder = _decoder(tokenizer, history)
@@ -113,7 +117,7 @@ def _pieces(
     counts = Counts.of(history.written if sampling.penalises else (), *fading)
     for remaining in range(max_tokens, 0, -1):
         # A model may have more rows than its tokenizer has ids.
-        known = history.next_logits()[: tokenizer.vocabulary_size]
+        known = history.next_logits(reader)[: tokenizer.vocabulary_size]
         token = int(sample(known, sampling, uniform(sampling.seed, len(history)), counts))
         history.append(token)
         if sampling.penalises:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from receptance.errors import ConfigError
-from receptance.inference.reading import Runtime, read, require_known
+from receptance.inference.reading import Reader, Runtime, read, require_known
 from receptance.models import AnyModel, State
 
 
@@ -80,6 +80,10 @@ class History:
         """The text, as a copy."""
         return tuple(self._tokens)
 
+    def since(self, position: int) -> list[int]:
+        """Return the tokens from this position on."""
+        return self._tokens[position:]
+
     @property
     def written(self) -> tuple[int, ...]:
         """What the model has written since it was last handed tokens."""
@@ -101,9 +105,12 @@ class History:
         self._catch_up()
         return self._latest.state
 
-    def next_logits(self) -> Float[Tensor, " vocabulary"]:
-        """Return the logits of the next token; raises ConfigError when there is no token to read yet."""
-        self._catch_up()
+    def next_logits(self, reader: Reader = read) -> Float[Tensor, " vocabulary"]:
+        """Return the logits of the next token; raises ConfigError when there is no token to read yet.
+
+        reader  reads what was not read yet, and gives to the bit what `read` gives
+        """
+        self._catch_up(reader)
         if self._latest.logits is None:
             raise ConfigError("The text has no tokens yet, so no next token can be scored.")
         return self._latest.logits
@@ -161,8 +168,8 @@ class History:
     def _require_known(self, tokens: Sequence[int]) -> None:
         require_known(torch.tensor(list(tokens), dtype=torch.int64), self.model.config.vocabulary_size)
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, reader: Reader = read) -> None:
         if self._read < len(self):
-            unread = torch.tensor([self._tokens[self._read :]])
-            logits, state = read(self.model, unread, self._latest.state)
+            unread = torch.tensor([self.since(self._read)])
+            logits, state = reader(self.model, unread, self._latest.state)
             self._read, self._latest = len(self), Point(state=state, logits=logits[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -17,11 +17,13 @@ from receptance.checkpoints.load import require_float
 from receptance.checkpoints.stored_model import StoredModel
 from receptance.errors import ConfigError, TokenizerError
 from receptance.inference import history_file
+from receptance.inference.drafts import DraftModel, PromptLookup
 from receptance.inference.generate import Piece, go_on
 from receptance.inference.history import History
 from receptance.inference.reading import require_known
 from receptance.inference.runtime import IntegerFormat, RuntimeName, choose_runtime
 from receptance.inference.sampling import Sampling, SamplingSettings, fresh_seed
+from receptance.inference.speculation import Speculation
 from receptance.models import AnyModel, Config, State
 from receptance.runtimes import NativeModel
 from receptance.tokenizers import Tokenizer, find_tokenizer, load_tokenizer
@@ -201,6 +203,7 @@ class Loaded:
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         history: History | None = None,
+        speculate: Speculate | None = None,
         **settings: Unpack[SamplingSettings],
     ) -> str:
         """Return the text that continues the prompt, without the prompt.
@@ -209,6 +212,8 @@ class Loaded:
         seed        makes the text repeatable; None draws a fresh one
         stop        strings that end the text, which leaves them out
         history     a text that goes on with the prompt, and grows by it and by what is written
+        speculate   writes the same text faster where it can: "lookup" guesses what the text said before, a
+                    smaller model what that would write; see `speculation`
         settings    how tokens are drawn, as `Sampling` has them: temperature (1), top_p (0.85), top_k, min_p,
                     typical_p, temperature_first, presence_penalty, frequency_penalty, penalty_decay (0.996),
                     uncounted, logit_bias, ban
@@ -217,7 +222,15 @@ class Loaded:
         setting is out of range, TokenizerError when there is no tokenizer.
         """
         return "".join(
-            self.stream(prompt, max_tokens=max_tokens, seed=seed, stop=stop, history=history, **settings)
+            self.stream(
+                prompt,
+                max_tokens=max_tokens,
+                seed=seed,
+                stop=stop,
+                history=history,
+                speculate=speculate,
+                **settings,
+            )
         )
 
     def stream(
@@ -228,11 +241,19 @@ class Loaded:
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         history: History | None = None,
+        speculate: Speculate | None = None,
         **settings: Unpack[SamplingSettings],
     ) -> Iterator[str]:
         """Yield what `generate` returns, piece by piece, as soon as it is certain; never half a character."""
         sampling = _sampling(seed, settings)
-        pieces = self.pieces(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop, history=history)
+        pieces = self.pieces(
+            prompt,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            stop=stop,
+            history=history,
+            speculate=speculate,
+        )
         return (piece.text for piece in pieces if piece.text)
 
     def pieces(
@@ -244,6 +265,7 @@ class Loaded:
         stop: str | Sequence[str] = (),
         history: History | None = None,
         logprobs: int | None = None,
+        speculate: Speculate | None = None,
     ) -> Iterator[Piece]:
         """Yield each token with its text, and at last the reason for the end; see `inference.go_on`."""
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
@@ -255,7 +277,24 @@ class Loaded:
             sampling=sampling or Sampling(),
             stop=stop,
             logprobs=logprobs,
+            speculation=None if speculate is None else self.speculation(speculate),
         )
+
+    def speculation(self, speculate: Speculate = "lookup") -> Speculation:
+        """Return what `speculate` asks for, as an object that counts its guesses and those that were right.
+
+        The text, its history and log-probabilities are to the bit those of writing without. It needs the
+        native runtime; a smaller model may be in any. Raises ConfigError for another word than "lookup", and
+        TokenizerError for a model whose tokenizer is another.
+        """
+        if isinstance(speculate, Speculation):
+            return speculate
+        if isinstance(speculate, Loaded):
+            self.tokenizer.require_same(speculate.tokenizer)
+            return Speculation(DraftModel(speculate.history, self.tokenizer.vocabulary_size))
+        if speculate != "lookup":
+            raise ConfigError(f"speculate is {speculate!r}, but it must be 'lookup' or a loaded model.")
+        return Speculation(PromptLookup())
 
     def _own(self, history: History) -> History:
         if history.model is not self.runtime:
@@ -263,6 +302,9 @@ class Loaded:
                 "The history is of another model than this one: use the one that it was made by."
             )
         return history
+
+
+Speculate = Literal["lookup"] | Loaded | Speculation
 
 
 def _sampling(seed: int | None, settings: SamplingSettings) -> Sampling:

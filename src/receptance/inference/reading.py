@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -31,6 +32,20 @@ class Runtime(Protocol):
         self, tokens: Int[Tensor, "batch time"], state: State | None = None, *, last_only: bool = False
     ) -> tuple[Float[Tensor, "batch time vocabulary"], State]:
         """Read a span of tokens; with `last_only` the logits are those of the last alone."""
+
+
+@runtime_checkable
+class SteppingRuntime(Runtime, Protocol):
+    """A runtime that reads several tokens at once as if one by one."""
+
+    def steps(
+        self, tokens: Int[Tensor, "batch time"], state: State | None = None
+    ) -> tuple[Float[Tensor, "batch time vocabulary"], Sequence[State]]:
+        """Return the logits and the state after each token, to the bit those of a call for each."""
+
+
+# What reads a text for the logits of the next token alone, as `read` does.
+Reader = Callable[[AnyModel | Runtime, Tensor, State | None], tuple[Tensor, State]]
 
 
 @torch.inference_mode()

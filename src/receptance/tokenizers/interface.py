@@ -73,6 +73,14 @@ class Tokenizer(ABC):
         """Return a decoder for ids that come one at a time."""
         return StreamDecoder(self)
 
+    def require_same(self, other: Tokenizer) -> None:
+        """Raise TokenizerError unless the ids of the other tokenizer mean the same."""
+        if self._token_bytes != other._token_bytes or self.end_of_text != other.end_of_text:
+            raise TokenizerError(
+                f"the ids of the tokenizer {other.name} do not mean what those of {self.name} do: "
+                "the models must share one."
+            )
+
     @abstractmethod
     def save(self, folder: Path) -> Path | None:
         """Write the vocabulary file into an existing folder and return its path; None where none is needed.
