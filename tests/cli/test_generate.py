@@ -112,6 +112,36 @@ def test_either_runtime_writes_the_most_likely_text(model: str, capsys: pytest.C
     assert packed["tokens"] == [piece.token for piece in expected]
 
 
+@pytest.mark.skipif(not native.levels(), reason=str(native.unavailable_reason()))
+def test_speculation_writes_the_same_and_tells_how_often_it_was_right(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (model, "--prompt", "Once", "--seed", "3", "--max-tokens", "40", "--ban", "0")
+    plain = as_json(capsys, *arguments)
+    for how in (("--speculate", "lookup"), ("--draft-model", model)):
+        result = as_json(capsys, *arguments, *how)
+        assert result["tokens"] == plain["tokens"]
+        accepted, drafted = result["accepted_tokens"], result["drafted_tokens"]
+        assert isinstance(accepted, int)
+        assert isinstance(drafted, int)
+        assert 0 <= accepted <= drafted
+    assert "drafted_tokens" not in plain
+
+
+def test_speculation_that_cannot_be_is_refused(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.safetensors"
+    checkpoints.save(random_model(vocabulary_size=65536), other, tokenizer="world")
+    for arguments, complaint in (
+        (("--runtime", "torch", "--speculate", "lookup"), "only the native runtime"),
+        (("--speculate", "lookup", "--draft-model", model), "both guess the next tokens"),
+        (("--draft-model", str(other)), "must share one"),
+    ):
+        assert main(["generate", model, "-p", "a", *arguments]) == 1
+        assert complaint in capsys.readouterr().err
+
+
 def test_a_dtype_of_the_other_runtime_is_refused(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", model, "-p", "a", "--dtype", "int8", "--runtime", "torch"]) != 0
     assert "of the native runtime alone" in capsys.readouterr().err

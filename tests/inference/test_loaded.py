@@ -404,3 +404,16 @@ def mapped_pages(pid: int, path: Path) -> dict[str, int]:
             name, size, _ = line.split()
             found[name.rstrip(":")] += 1024 * int(size)
     return found
+
+
+@needs_native
+def test_a_text_is_the_same_with_speculation(run_folder: Path) -> None:
+    lm = load(run_folder, runtime="native", dtype="int8")
+    plain = lm.generate("Once", max_tokens=30, seed=1)
+    assert lm.generate("Once", max_tokens=30, seed=1, speculate="lookup") == plain
+    assert "".join(lm.stream("Once", max_tokens=30, seed=1, speculate=load(run_folder))) == plain
+    speculation = lm.speculation()
+    lm.generate("Once" * 9, max_tokens=30, seed=1, speculate=speculation)
+    assert speculation.accepted <= speculation.drafted
+    with pytest.raises(ConfigError, match="'lookup' or a loaded model"):
+        lm.generate("Once", speculate="look")  # type: ignore[arg-type]  # that is the point

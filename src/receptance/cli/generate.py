@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -15,7 +15,7 @@ from receptance.cli import options, sampling, terminal
 from receptance.errors import ConfigError
 
 if TYPE_CHECKING:
-    from receptance.inference import Piece
+    from receptance.inference import Loaded, Piece, Speculation
 
 
 PROMPT = Parameter(alias="-p", allow_leading_hyphen=True, help="The text to continue.")
@@ -30,6 +30,12 @@ LOGPROBS = Parameter(
 SAVE_STATE = Parameter(help="Write what the model remembers at the end to a file, to go on from there later.")
 LOAD_STATE = Parameter(
     help="Go on with the text whose end --save-state wrote: with the prompt, or without one where it stopped."
+)
+SPECULATE = Parameter(
+    help="Write the same text faster where it repeats itself: guess that it goes on as it did before."
+)
+DRAFT_MODEL = Parameter(
+    help="Write the same text faster where a smaller model, with the same tokenizer, guesses it right."
 )
 STOP = Parameter(
     allow_leading_hyphen=True,
@@ -51,6 +57,8 @@ def generate(
     load_state: Annotated[Path | None, LOAD_STATE] = None,
     save_state: Annotated[Path | None, SAVE_STATE] = None,
     logprobs: Annotated[int | None, LOGPROBS] = None,
+    speculate: Annotated[Literal["lookup"] | None, SPECULATE] = None,
+    draft_model: Annotated[str | None, DRAFT_MODEL] = None,
     as_json: options.Json = False,
     revision: options.Revision = None,
     dtype: options.PackedDtype = None,
@@ -66,7 +74,7 @@ def generate(
     comes, on a terminal after the prompt and with control characters made visible.
 
     With --save-state and --load-state it goes on later: what is written in two parts, with one seed, is what
-    would have been written in one.
+    would have been written in one. --speculate and --draft-model need the native runtime.
     """
     text = _prompt(prompt, prompt_file)
     if logprobs is not None and not as_json:
@@ -81,13 +89,33 @@ def generate(
     lm = options.load(model, revision, dtype, device, tokenizer, tuning, runtime)
     history = lm.load_history(load_state) if load_state else lm.history()
     tokens = lm.tokenizer.encode(text)
+    speculation = _speculation(lm, speculate, draft_model, dtype, tokenizer)
     pieces = lm.pieces(
-        tokens, max_tokens=max_tokens, sampling=settings, stop=stop or (), history=history, logprobs=logprobs
+        tokens,
+        max_tokens=max_tokens,
+        sampling=settings,
+        stop=stop or (),
+        history=history,
+        logprobs=logprobs,
+        speculate=speculation,
     )
-    report = Report(prompt=text, prompt_tokens=len(tokens), seed=settings.seed)
-    _write(report, pieces, as_json)
+    _write(Report(text, len(tokens), settings.seed, speculation), pieces, as_json)
     if save_state:
         lm.save_history(history, save_state)
+
+
+def _speculation(
+    lm: Loaded,
+    speculate: Literal["lookup"] | None,
+    draft_model: str | None,
+    dtype: options.PackedDtypeName | None,
+    tokenizer: str | None,
+) -> Speculation | None:
+    if speculate and draft_model:
+        raise ConfigError("--speculate lookup and --draft-model both guess the next tokens: leave one out.")
+    if draft_model:
+        return lm.speculation(options.load(draft_model, None, dtype, "cpu", tokenizer, runtime="auto"))
+    return lm.speculation(speculate) if speculate else None
 
 
 def _write(report: Report, pieces: Iterable[Piece], as_json: bool) -> None:
@@ -104,13 +132,14 @@ def _write(report: Report, pieces: Iterable[Piece], as_json: bool) -> None:
         terminal.note(report.summary())
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Report:
     """What was written, and how fast."""
 
     prompt: str
     prompt_tokens: int
     seed: int
+    speculation: Speculation | None
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[dict[str, object]] = field(default_factory=list)
@@ -154,7 +183,15 @@ class Report:
             "prompt_tokens": self.prompt_tokens,
             "prefill_tokens_per_second": self.prefill_rate,
             "decode_tokens_per_second": self.decode_rate,
+            **self._guesses(),
         }
+
+    def _guesses(self) -> dict[str, int]:
+        """Return how many tokens were guessed and read ahead, and how many of them were right."""
+        speculation = self.speculation
+        if speculation is None:
+            return {}
+        return {"drafted_tokens": speculation.drafted, "accepted_tokens": speculation.accepted}
 
     def summary(self) -> str:
         """Return the same figures for a reader."""
@@ -166,6 +203,8 @@ class Report:
         written = f"{len(self.tokens)} written" + (
             f" at {self.decode_rate:,.0f}/s" if self.decode_rate else ""
         )
+        if self.speculation:
+            written += f", {self.speculation.accepted} of {self.speculation.drafted} guesses right"
         return (
             f"tokens: {self.prompt_tokens} read at {self.prefill_rate:,.0f}/s, {written}; "
             f"ended by {reasons[str(self.finish_reason)]}; seed {self.seed}"
