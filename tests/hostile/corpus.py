@@ -66,12 +66,13 @@ class Format:
     examples: Callable[[], Sequence[Example]]
     attacks: Callable[[], Iterable[Case]]
     checkpoints: tuple[str, ...] = ()  # formats of checkpoints.formats that it stands for
+    is_damaged: bool = True  # at random, beside the attacks
 
     def cases(self) -> Iterator[Case]:
         """Yield the valid files, the damaged and the hostile ones; always the same."""
         for example in self.examples():
             yield example.case()
-            for file in example.files:
+            for file in example.files if self.is_damaged else ():
                 yield from damaged(example, file)
         yield from self.attacks()
 

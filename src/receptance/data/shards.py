@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,7 +118,8 @@ def _make_all(jobs: Iterable[_Job], maker: ShardMaker, processes: int) -> Iterat
     under_way: set[Future[Made]] = set()
     try:
         for job in jobs:
-            under_way.add(pool.submit(_done, job))
+            with _deaf_to_ctrl_c():
+                under_way.add(pool.submit(_done, job))
             if len(under_way) > processes:
                 finished, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in finished)
@@ -135,13 +136,25 @@ def _make_all(jobs: Iterable[_Job], maker: ShardMaker, processes: int) -> Iterat
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Let processes that begin in here not hear of Ctrl-C; their parent does, and lets them finish."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # What a process of the pool was given when it began.
 _MAKERS: list[ShardMaker] = []
 
 
 def _begin(maker: ShardMaker) -> None:
-    """Make this process ready: it ends with its parent, which alone hears of Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Make this process ready: it ends with its parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _MAKERS.append(maker)
 

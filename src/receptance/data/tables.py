@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from receptance.data.rows import FIELDS
+from receptance.data.unpacking import UNPACKED_BYTES, UNPACKED_RATIO
 from receptance.errors import DataError
 
 PARQUET = ".parquet"
@@ -43,7 +44,7 @@ def parts_of(path: str) -> Iterator[tuple[int, int]]:
         for first in range(0, count, ROWS_A_CHUNK):
             yield first, min(ROWS_A_CHUNK, count - first)
         return
-    yield from ((first, rows) for first, rows, _, _ in _parquet_parts(_parquet(path)))
+    yield from ((first, rows) for first, rows, _, _ in _parquet_parts(_parquet(path), path))
 
 
 def version_of(path: str) -> str:
@@ -74,7 +75,7 @@ def rows_of(path: str, first: int, count: int, text_field: str) -> Iterator[dict
         return
     file = _parquet(path)
     group, skipped = next(
-        (group, skipped) for begin, _, group, skipped in _parquet_parts(file) if begin == first
+        (group, skipped) for begin, _, group, skipped in _parquet_parts(file, path) if begin == first
     )
     columns = _wanted(file.schema_arrow.names, text_field)
     try:
@@ -90,12 +91,18 @@ def _wanted(columns: list[str], text_field: str) -> list[str]:
     return [name for name in columns if name == text_field or name in FIELDS] or columns
 
 
-def _parquet_parts(file: Any) -> Iterator[tuple[int, int, int, int]]:
+def _parquet_parts(file: Any, path: str) -> Iterator[tuple[int, int, int, int]]:
     """Yield (first row, number of rows, number of the row group, its rows before) of parts of a file."""
     before = 0
     for number in range(file.metadata.num_row_groups):
         group = file.metadata.row_group(number)
         rows = group.num_rows
+        packed = sum(group.column(i).total_compressed_size for i in range(group.num_columns))
+        if group.total_byte_size > max(UNPACKED_BYTES, UNPACKED_RATIO * packed):
+            raise DataError(
+                f"{path}: from row {before + 1} on, {packed:,} bytes unpack to {group.total_byte_size:,}, "
+                "but text never packs into so few. If it is meant to, write the file without compression."
+            )
         step = max(1, rows * BYTES_A_CHUNK // max(group.total_byte_size, BYTES_A_CHUNK))
         for first in range(0, rows, step):
             yield before + first, min(step, rows - first), number, first

@@ -68,11 +68,11 @@ def whole_lines(stream: IO[bytes], limit: Limit) -> Iterator[tuple[int, bytes]]:
     number = 1
     while chunk := stream.read(CHUNK_BYTES):
         if not chunk.endswith(b"\n"):
-            rest = stream.readline(limit.bytes + 1)
             begun = len(chunk) - (chunk.rfind(b"\n") + 1)
-            chunk += rest
+            rest = stream.readline(max(limit.bytes - begun, 0) + 1)
             if begun + len(rest) > limit.bytes:
-                raise limit.exceeded(number + chunk.count(b"\n", 0, -1))
+                raise limit.exceeded(number + chunk.count(b"\n"))
+            chunk += rest
         yield number, chunk
         number += chunk.count(b"\n")
 

@@ -68,6 +68,25 @@ def attacks() -> Iterator[Case]:
     for value in (None, 1, True, [], {}, ["a"], {"text": "a"}, 1.5, "", " ", "\x00", "\x1b[2J", "\u202e"):
         content = json.dumps({"text": value}).encode()
         yield Case.of(f"text is {value!r}", {"a.jsonl": content}, "a.jsonl", loads=isinstance(value, str))
+    for field in ("messages", "conversations", "instruction", "prompt"):
+        for value in (
+            None,
+            1,
+            "a",
+            [],
+            [1],
+            [[]],
+            [{}],
+            {"a": 1},
+            [{"role": "\x1b[2J"}],
+            [{"role": ["user"]}],
+        ):
+            content = json.dumps({field: value, "output": value, "completion": value}).encode()
+            yield Case.of(f"{field} is {value!r}", {"a.jsonl": content}, "a.jsonl", loads=None)
+    turns = json.dumps({"messages": [{"role": "user", "content": "a"}] * 30_000}).encode()
+    yield Case.of("30,000 turns", {"a.jsonl": turns}, "a.jsonl", loads=True)
+    for content in (b"[", b"[]", b"[1]", b'[{"text": "a"}]', b"[" * 100_000, b'[{"text": "a"}] x', b"[\xff]"):
+        yield Case.of(f"the array {content[:16]!r}", {"a.json": content}, "a.json", loads=None)
     for name in ("\x1b[31m", "a" * 100_000, "\n"):
         content = json.dumps({name: "x"}).encode()
         yield Case.of(f"a field {name[:10]!r}", {"a.jsonl": content}, "a.jsonl")

@@ -12,7 +12,7 @@ from receptance.data.indexed import HEADER, MAGIC, TOKEN_TYPES
 from tests.hostile import values
 from tests.hostile.corpus import Case, Example, Format
 
-BIN, IDX = "train.bin", "train.idx"
+BIN, IDX, MASK = "train.bin", "train.idx", "train.mask"
 DOCUMENTS = ([1, 2, 3, 0], [4, 0], [], [5, 6, 7, 8, 9, 0])
 
 
@@ -20,6 +20,8 @@ def read(path: Path) -> object:
     """Open a store and read every document of it."""
     store = TokenStore(path)
     assert sum(len(store.document(number)) for number in range(store.documents)) <= store.tokens
+    store.borders(0, store.tokens)
+    assert store.mask is None or store.mask.size == store.tokens
     assert int(store.flat.astype("int64").sum()) == sum(int(token) for token in store.flat)
     return store
 
@@ -75,6 +77,9 @@ def attacks() -> Iterator[Case]:
         yield example.with_file("a .bin of one byte more", BIN, example.files[BIN] + b"\0")
         yield example.with_file("a .bin of nothing", BIN, b"")
         yield example.with_file("a .bin that is the .idx", BIN, index)
+        for size in (0, 1, 11, 13, 100_000):
+            yield example.with_file(f"a mask of {size} bytes", MASK, bytes(size))
+        yield example.with_file("a mask of strange bytes", MASK, b"\xff" * 12, loads=True)
     yield from _headers()
 
 
@@ -98,6 +103,7 @@ def _headers() -> Iterator[Case]:
     def linked(folder: Path) -> Path:
         (folder / BIN).symlink_to("/dev/zero")
         (folder / IDX).symlink_to("/dev/zero")
+        (folder / MASK).symlink_to("/dev/zero")
         return folder / "train"
 
     yield Case("links to /dev/zero", linked)
