@@ -128,7 +128,7 @@ def test_threads_and_allocator_are_set_as_the_recipe_says(
     assert calls == ["tuned", 3]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_the_run_and_says_how_to_go_on(
     recipe: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

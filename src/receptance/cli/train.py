@@ -28,8 +28,11 @@ def train(
     """Train a model by a recipe, or go on with a run that was stopped.
 
     A run keeps all it makes in one folder: config.toml, metrics.jsonl, loss.png, model.safetensors and
-    snapshot.safetensors. Ctrl-C (or SIGTERM) ends it after the current step with everything saved and the
-    exit code 130; a second one ends it at once.
+    snapshots. It can be killed at any moment: --resume goes on from the newest snapshot that is whole.
+
+    Exit codes: 0 finished; 130 told to stop by Ctrl-C, SIGTERM or SIGUSR1, saved within a step, can go on;
+    1 an error that the message explains, such as a full disk, with the last snapshot as it was. A second
+    Ctrl-C ends the run at once.
 
     Parameters
     ----------
@@ -38,7 +41,7 @@ def train(
     overrides
         Keys of the recipe to set otherwise, after the recipe: --optimizer.learning_rate=3e-4 --run.seed=1
     resume
-        Go on from the snapshot in the folder, exactly as if the run had never stopped.
+        Go on from the newest snapshot in the folder, exactly as if the run had never stopped.
     """
     import torch
 
@@ -60,7 +63,7 @@ def train(
 
 
 def _announce_stop() -> None:
-    print("\nStopping after this step. Once more stops at once, without saving.", file=sys.stderr)
+    print("\nStopping after this step. Ctrl-C once more stops at once, without saving.", file=sys.stderr)
 
 
 def _summary(result: Result) -> str:
