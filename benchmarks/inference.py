@@ -38,6 +38,7 @@ PACKAGES = ("torch", "transformers", "rwkv", "llama_cpp_python", "openvino", "nn
 # As a share of the length of the logits: more than rounding gives, far less than anything wrong would show.
 LARGEST_ERRORS = {"float32": 1e-3, "bfloat16": 0.1, "int8": 0.1, "int4": 0.5}
 TEXTS = 16
+MEMORY_NEEDED = 3  # times the size of the file in bfloat16, while an engine opens it
 
 
 @dataclass
@@ -63,10 +64,10 @@ class Prompts:
             pairs.append((answer.decoded_together, self.decoded))
         if answer.prefilled is not None:
             pairs.append((answer.prefilled, self.prefilled))
-        return max(
-            float(np.linalg.norm(theirs[:, : ours.shape[1]] - ours) / np.linalg.norm(ours))
-            for theirs, ours in pairs
-        )
+        errors = [
+            np.linalg.norm(theirs[:, : ours.shape[1]] - ours) / np.linalg.norm(ours) for theirs, ours in pairs
+        ]
+        return float(np.max(errors))  # NaN where there is one
 
 
 @dataclass
@@ -74,8 +75,8 @@ class Worker:
     """An engine in a process of its own."""
 
     name: str
-    process: Any  # of the spawn context
-    connection: Any
+    process: Any = None  # of the spawn context
+    connection: Any = None
     problem: str | None = None
     error: float | None = None  # of its logits; None where it has weights of its own
     bytes_per_token: int | None = None
@@ -83,13 +84,16 @@ class Worker:
 
     @classmethod
     def start(cls, name: str, request: Request, prompts: Prompts) -> Worker:
-        """Start the process, wait until its engine is there, and check it."""
+        """Start the process, wait until its engine is there, and check it; not where memory is short."""
+        missing = MEMORY_NEEDED * request.source.stat().st_size - available_bytes()
+        if missing > 0:
+            return cls(name, problem=f"the machine lacks {missing / 1e9:.1f} GB of free memory for it")
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(name, request, theirs), daemon=True)
         process.start()
         theirs.close()
-        worker = cls(name, process, ours)
+        worker = cls(name, process=process, connection=ours)
         opened = worker._receive()
         answer = None if opened is None else worker.ask("check", prompts.tokens)
         if opened is not None and answer is not None:
@@ -122,8 +126,15 @@ class Worker:
 
     def stop(self) -> None:
         """End the process."""
-        self.process.terminate()
-        self.process.join()
+        if self.process is not None:
+            self.process.terminate()
+            self.process.join()
+
+
+def available_bytes() -> int:
+    """Return the memory that Linux could give to a process now."""
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
 
 
 def tokens_of(case: str) -> int:
@@ -172,7 +183,9 @@ def table(title: str, workers: Sequence[Worker]) -> Iterator[str]:
         if worker.problem is None:
             error = "own weights" if worker.error is None else f"{worker.error:.1e}"
             yield line(worker.name, *(cell for case in CASES for cell in cells(worker, ours, case)), error)
-    skipped = [f"{worker.name}: {worker.problem}" for worker in workers if worker.problem is not None]
+    skipped = [
+        f"{worker.name}: {worker.problem.rstrip('.')}" for worker in workers if worker.problem is not None
+    ]
     if skipped:
         yield ""
         yield f"Left out: {'; '.join(skipped)}."
@@ -185,7 +198,7 @@ def group(
     request = Request(file, matrix_format, arguments.threads)
     workers: list[Worker] = []
     try:
-        for engine in arguments.engines or ENGINES:
+        for engine in dict.fromkeys([OURS, *(arguments.engines or ENGINES)]):
             start = time.perf_counter()
             workers.append(Worker.start(engine, request, prompts))
             print(
@@ -242,7 +255,7 @@ def main() -> None:
     parser.add_argument(
         "--formats", nargs="+", choices=FORMATS, default=list(FORMATS)[1:], help="(default: all but float32)"
     )
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, help="(default: all)")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, help="beside ours (default: all)")
     add_output(parser)
     arguments = parser.parse_args()
     publish("Reading and writing text", report(arguments), arguments.output)
