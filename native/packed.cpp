@@ -269,9 +269,9 @@ void multiply(const Matrix &matrix, const Inputs &inputs, float *y, std::int64_t
   const Place place{matrix, inputs, y + begin * PANEL_ROWS, y_stride, bytes, 0, begin, 0};
 #if defined(__AMX_BF16__)
   if (matrix.format == Format::bfloat16 && rounds_to_halves(inputs)) return multiply_amx(place, begin, end);
-  if (inputs.tokens >= AMX_TOKENS && matrix.format == Format::int8)
+  if (inputs.tokens >= AMX_TOKENS && !inputs.exact && matrix.format == Format::int8)
     return multiply_amx_integers<Format::int8>(place, begin, end);
-  if (inputs.tokens >= AMX_TOKENS && matrix.format == Format::int4)
+  if (inputs.tokens >= AMX_TOKENS && !inputs.exact && matrix.format == Format::int4)
     return multiply_amx_integers<Format::int4>(place, begin, end);
 #endif
   if (inputs.tokens == 1)

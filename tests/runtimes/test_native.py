@@ -160,7 +160,7 @@ def test_a_span_in_steps_gives_every_bit_of_single_tokens(generation: str, dtype
     model = model_of(generation)
     with native.use_level(level):
         single = NativeModel.pack(model, dtype, threads=1)
-        tokens, state = tokens_of(1, 19), state_after_text(model, 1)
+        tokens, state = tokens_of(1, 27), state_after_text(model, 1)
         expected = []
         for token in tokens[0]:
             logits, state = single(token.view(1, 1), state)
@@ -168,7 +168,7 @@ def test_a_span_in_steps_gives_every_bit_of_single_tokens(generation: str, dtype
         for threads in (1, 2, 3):
             packed = NativeModel.pack(model, dtype, threads=threads)
             state, read = state_after_text(model, 1), 0
-            for size in (1, 2, 3, 5, 8):
+            for size in (1, 2, 3, 5, 16):
                 span, states = packed.steps(tokens[:, read : read + size], state)
                 for index, (logits, after) in enumerate(expected[read : read + size]):
                     assert torch.equal(span[:, index : index + 1], logits)
