@@ -175,6 +175,13 @@ def written(tmp_path: Path, matrix_format: Format) -> Path:
     return path
 
 
+def test_a_packed_model_takes_the_memory_that_its_file_takes(tmp_path: Path) -> None:
+    content = written(tmp_path, "int4").read_bytes()
+    header_bytes = 8 + int.from_bytes(content[:8], "little")
+    model = checkpoints.open_model(tmp_path / "a.safetensors")
+    assert packed_weights.bytes_in_memory(model) == len(content) - header_bytes
+
+
 @pytest.mark.parametrize("matrix_format", FORMATS)
 def test_a_number_that_is_not_finite_is_found_where_it_is_read(matrix_format: Format, tmp_path: Path) -> None:
     path = written(tmp_path, matrix_format)

@@ -65,11 +65,13 @@ def packed(model: StoredModel, formats: Formats, rounding: Rounding = nearest) -
 
 
 def bytes_in_memory(model: StoredModel) -> int:
-    """Return what the weights take: packed where they are packed, the others as modules have them."""
-    named = model.cast(model.dtype).weights.items()
-    unpacked = (weight.num_bytes for name, weight in named if not model.weights[name].packed)
-    packed = (as_bytes(name, weight).num_bytes for name, weight in model.weights.items() if weight.packed)
-    return sum(unpacked) + sum(packed)
+    """Return what the weights take: of a packed model as they lie there, of others as modules have them."""
+    is_packed = any(weight.packed for weight in model.weights.values())
+    ready = model if is_packed else model.cast(model.dtype)
+    return sum(
+        (as_bytes(name, weight) if weight.packed else weight).num_bytes
+        for name, weight in ready.weights.items()
+    )
 
 
 def as_bytes(name: str, weight: Weight) -> Weight:
