@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from receptance import checkpoints
+from receptance.checkpoints import Tuning
 from receptance.data import prepare
 from receptance.errors import CheckpointError, ConfigError, DataError, TrainingError
-from receptance.training import Config, Progress, load_config, resume_config, train
+from receptance.models import RWKV6, RWKV6Config
+from receptance.training import Config, ModelConfig, Progress, load_config, resume_config, train
 from receptance.training.metrics import read_metrics
 from receptance.training.recipe import save_config
 from receptance.training.run_folder import RunFolder
@@ -353,3 +355,20 @@ def test_a_size_that_the_generation_does_not_have_is_refused(make_config: MakeCo
         train(make_config(generation="7", mix_rank=3))
     with pytest.raises(ConfigError, match=r"hidden_size is 16, not a multiple of head_size 64"):
         train(make_config(generation="6"))
+
+
+def test_a_tuned_state_of_the_model_that_a_run_begins_with_is_left_out_and_that_is_said(
+    make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    model = RWKV6(RWKV6Config(vocabulary_size=256, num_layers=1, hidden_size=64))
+    checkpoints.save(model, tmp_path / "plain.safetensors")
+    fresh = model.initial_state(1)
+    state = replace(fresh, wkv=torch.ones_like(fresh.wkv))
+    checkpoints.save_state(state, model.config, tmp_path / "state.pth")
+    tuning = Tuning(state=tmp_path / "state.pth")
+    checkpoints.convert(tmp_path / "plain.safetensors", tmp_path / "tuned.safetensors", tuning=tuning)
+    config = make_config(max_steps=1)
+    train(replace(config, model=ModelConfig(initial=tmp_path / "tuned.safetensors")))
+    assert "tuned.safetensors carries a tuned state, which is left out" in caplog.text
+    assert checkpoints.load(config.run.folder / "model.safetensors").initial_state is None

@@ -102,6 +102,12 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
     else:
         initial = checkpoints.load(config.model.initial, dtype=torch.float32)
         corpus.check_tokenizer(initial)
+        if initial.initial_state is not None:
+            logger.warning(
+                "%s carries a tuned state, which is left out: the run trains the weights, and its texts start "
+                "from nothing.",
+                initial.path,
+            )
         model = initial.model
     corpus.check_vocabulary(model.config.vocabulary_size)
     model = _placed(model, config)
