@@ -99,6 +99,7 @@ def test_a_saved_config_loads_as_the_same(recipe: Path, tmp_path: Path) -> None:
         (["--optimizer.learning_rate=3e-4"], "optimizer", "learning_rate", 3e-4),
         (["--optimizer.learning_rate=1"], "optimizer", "learning_rate", 1.0),
         (["--optimizer.betas=[0.9, 0.95]"], "optimizer", "betas", (0.9, 0.95)),
+        (["--samples.prompts=['a', '']"], "samples", "prompts", ("a", "")),
         (["--training.compile=true"], "training", "compile", True),
         (["--run.folder=7"], "run", "folder", Path("7")),
         (["--run.folder=runs/a=b"], "run", "folder", Path("runs/a=b")),

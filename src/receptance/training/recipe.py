@@ -94,7 +94,7 @@ def _override(tables: Tables, overrides: Sequence[str]) -> frozenset[str]:
 def _parsed(section: str, name: str, value: str) -> object:
     """Read the text of an override as TOML, unless its key holds text anyway."""
     hint = _keys(section).get(name, int)
-    kinds = get_args(hint) or (hint,)
+    kinds = (hint,) if get_origin(hint) is tuple else get_args(hint) or (hint,)
     if any(kind in (str, Path) or isinstance(kind, str) for kind in kinds):  # a Literal's kinds are texts
         return value
     try:

@@ -104,8 +104,8 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
         corpus.check_tokenizer(initial)
         if initial.initial_state is not None:
             logger.warning(
-                "%s carries a tuned state, which is left out: the run trains the weights, and its texts start "
-                "from nothing.",
+                "%s carries a tuned state, which is left out: the run trains weights, and its texts "
+                "start from nothing.",
                 initial.path,
             )
         model = initial.model
