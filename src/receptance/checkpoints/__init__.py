@@ -4,7 +4,7 @@ from receptance.checkpoints.comparison import Comparison, compare
 from receptance.checkpoints.convert import Conversion, convert
 from receptance.checkpoints.load import Checkpoint, load, module, open_model
 from receptance.checkpoints.parts import PartConversion
-from receptance.checkpoints.quantize import Quantization, quantize
+from receptance.checkpoints.quantize import Quantization, quantize, require_quantizable
 from receptance.checkpoints.save import save, save_state
 from receptance.checkpoints.tuning import Tuning
 
@@ -21,6 +21,7 @@ __all__ = [
     "module",
     "open_model",
     "quantize",
+    "require_quantizable",
     "save",
     "save_state",
 ]

@@ -51,6 +51,16 @@ def quantize(
     integers already; CheckpointError when a weight cannot be read.
     """
     destination = Path(destination)
+    require_quantizable(model, destination)
+    packed = packed_weights.packed(watched(model, "quantising", report), formats, rounding)
+    tokenizer_file = write_with_tokenizer(destination, packed, "receptance")
+    after = open_model(destination)
+    require_same_settings(packed, after)
+    return Quantization(source=model, destination=after, tokenizer_file=tokenizer_file)
+
+
+def require_quantizable(model: StoredModel, destination: Path) -> None:
+    """Raise ConfigError where `quantize` would refuse this model or this destination."""
     if writers.format_of(destination) != "receptance":
         raise ConfigError(
             f"{destination}: a quantised model is a .safetensors file. For other programs there is convert."
@@ -62,8 +72,3 @@ def quantize(
             f"{model.path} is in {rounded[0]} already, and rounding it again would lose more. Quantise the "
             "model that it was made of."
         )
-    packed = packed_weights.packed(watched(model, "quantising", report), formats, rounding)
-    tokenizer_file = write_with_tokenizer(destination, packed, "receptance")
-    after = open_model(destination)
-    require_same_settings(packed, after)
-    return Quantization(source=model, destination=after, tokenizer_file=tokenizer_file)

@@ -8,7 +8,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 # Control characters and what stands for them: a model may write an escape sequence, which could do anything.
@@ -47,12 +54,12 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show on a terminal, to standard error, what is being done, and how many of its bytes are."""
+def progress(*, counts_bytes: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+    """Show on a terminal, to standard error, what is being done, and how many of its bytes or things are."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(binary_units=True),
+        DownloadColumn(binary_units=True) if counts_bytes else MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
     with Progress(
