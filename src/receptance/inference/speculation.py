@@ -53,7 +53,7 @@ class Speculation:
                 "once to the bit as it reads one: run the model there, or do not speculate."
             )
         self._drafter.begin(text, sampling)
-        self._text = text
+        self._text, self._model = text, text.model
         self._end = len(text) + max_tokens
         self._worth = Worth()
         self._rest = 0
@@ -63,14 +63,14 @@ class Speculation:
         self._state: State | None = None  # before the first of these
         return self.read
 
-    @torch.inference_mode()
     def read(
         self, model: AnyModel | Runtime, tokens: Int[Tensor, "batch time"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch vocabulary"], State]:
         """Do what `reading.read` does; one token may be known already, or others be read with it."""
-        if tokens.numel() != 1 or not isinstance(model, SteppingRuntime):
+        if tokens.numel() != 1:
             return read(model, tokens, state)
-        is_right = self._score(int(tokens))
+        token = int(tokens)
+        is_right = self._score(token)
         if is_right and self._ahead and state is self._state:
             self.accepted += 1
             logits, self._state = self._ahead.popleft()
@@ -78,16 +78,21 @@ class Speculation:
         guesses = self._guess(model.config.vocabulary_size)
         start = self._clock()
         if guesses:
-            span, states = model.steps(torch.tensor([[int(tokens), *guesses]]), state)
-            logits, *ahead = span.transpose(0, 1).unbind()
-            self._state = states[0]
+            logits, self._state = self._read_ahead([token, *guesses], state)
         else:
             logits, self._state = read(model, tokens, state)
-            ahead, states = [], []
+            self._ahead.clear()
         self._worth.took(1 + len(guesses), self._clock() - start)
+        return logits, self._state
+
+    @torch.inference_mode()
+    def _read_ahead(self, tokens: list[int], state: State | None) -> tuple[Tensor, State]:
+        """Return what `read` gives after the first token; keep for later what comes after the others."""
+        span, states = self._model.steps(torch.tensor([tokens]), state)
+        logits, *ahead = span.transpose(0, 1).unbind()
         self._ahead = deque(zip(ahead, states[1:], strict=True))
-        self.drafted += len(guesses)
-        return logits.clone(), self._state  # so that whoever keeps it does not keep the whole span
+        self.drafted += len(ahead)
+        return logits.clone(), states[0]  # so that whoever keeps it does not keep the whole span
 
     def _score(self, token: int) -> bool:
         """Return whether the token was guessed; forget the guesses that follow a wrong one."""
