@@ -152,8 +152,10 @@ RECEPTANCE_EXPORT void receptance_unpack(int format, const void *panels, std::in
                                          float *weights, int threads) {
   const Matrix from{static_cast<Format>(format), panels, rows, columns};
   const auto unpack = receptance::kernels().unpack;
-  for_each_panels(threads, rows, columns,
-                  [&](std::int64_t begin, std::int64_t end) { unpack(from, weights, begin, end); });
+  for_each_panels(threads, rows, columns, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t first = begin * receptance::PANEL_ROWS, last = end * receptance::PANEL_ROWS;
+    unpack(from, weights + first * columns, first, last < rows ? last : rows);
+  });
 }
 
 // y [token, row] = x [token, column] times the packed matrix.

@@ -62,19 +62,12 @@ class Evaluator {
     work_.each_token([&](std::int64_t token) {
       const std::int64_t row = work_.span.row + token / work_.span.time;
       const std::int64_t t = work_.span.begin + token % work_.span.time;
-      const std::int64_t at = work_.call.tokens[row * work_.call.time + t] * channels;
+      const std::int64_t id = work_.call.tokens[row * work_.call.time + t];
       float *x = x_ + token * channels;
-      if (network.embedding_type == Type::bfloat16) {
-        const auto *from = static_cast<const bfloat16 *>(network.embedding) + at;
-        for (std::int64_t i = 0; i < channels; ++i) x[i] = widened(from[i]);
-      } else {
-        copy(static_cast<const float *>(network.embedding) + at, channels, x);
-      }
+      unpack(network.embedding, x, id, id + 1);
       normalise(x, channels, network.embedding_norm, network.epsilon, x);
     });
   }
-
-  static float widened(bfloat16 x) { return reinterpret<float>(static_cast<std::uint32_t>(x.bits) << 16); }
 
   void score() {
     const Span &span = work_.span;

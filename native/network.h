@@ -54,8 +54,7 @@ struct Layer7 {
 struct Network {
   std::int64_t generation;        // 4 to 7
   std::int64_t layers, channels, memory_channels, heads, feed_forward, vocabulary, rank;  // rank: the largest
-  Type embedding_type;
-  const void *embedding;          // [vocabulary, channel]
+  Matrix embedding;               // [vocabulary, channel]; a token takes one row
   Norm embedding_norm, last_norm;
   float epsilon, last_epsilon, head_epsilon;
   const void *layer;              // [layer] Layer4, 6 or 7

@@ -203,17 +203,18 @@ bool pack_panels(const Rows &from, char *panels, std::int64_t begin, std::int64_
 }
 
 template <Format FORMAT>
-void unpack_panels(const Matrix &from, float *weights, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t panel = begin; panel < end; ++panel) {
-    const char *at = static_cast<const char *>(from.panels) + panel * panel_bytes(FORMAT, from.columns);
-    const int rows = at_most(PANEL_ROWS, from.rows - panel * PANEL_ROWS);
+void unpack_rows(const Matrix &from, float *weights, std::int64_t begin, std::int64_t end) {
+  int rows;
+  for (std::int64_t row = begin; row < end; row += rows, weights += rows * from.columns) {
+    const char *at = static_cast<const char *>(from.panels) + row / PANEL_ROWS * panel_bytes(FORMAT, from.columns);
+    const int lane = row % PANEL_ROWS;
+    rows = at_most(PANEL_ROWS - lane, end - row);
     for (std::int64_t column = 0; column < from.columns; column += GROUP_COLUMNS, at += group_bytes<FORMAT>) {
       const int columns = at_most(GROUP_COLUMNS, from.columns - column);
-      float *to = weights + panel * PANEL_ROWS * from.columns + column;
       Tile tile;
       Packed<FORMAT>::take(at, columns, tile);
       for (int r = 0; r < rows; ++r)
-        for (int c = 0; c < columns; ++c) to[r * from.columns + c] = tile.at[c][r];
+        for (int c = 0; c < columns; ++c) weights[r * from.columns + column + c] = tile.at[c][lane + r];
     }
   }
 }
@@ -233,10 +234,10 @@ bool pack(const Rows &from, Format format, void *panels, std::int64_t begin, std
 
 void unpack(const Matrix &from, float *weights, std::int64_t begin, std::int64_t end) {
   switch (from.format) {
-    case Format::float32: return unpack_panels<Format::float32>(from, weights, begin, end);
-    case Format::bfloat16: return unpack_panels<Format::bfloat16>(from, weights, begin, end);
-    case Format::int8: return unpack_panels<Format::int8>(from, weights, begin, end);
-    case Format::int4: return unpack_panels<Format::int4>(from, weights, begin, end);
+    case Format::float32: return unpack_rows<Format::float32>(from, weights, begin, end);
+    case Format::bfloat16: return unpack_rows<Format::bfloat16>(from, weights, begin, end);
+    case Format::int8: return unpack_rows<Format::int8>(from, weights, begin, end);
+    case Format::int4: return unpack_rows<Format::int4>(from, weights, begin, end);
   }
 }
 

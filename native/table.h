@@ -99,7 +99,7 @@ struct Table {
   std::uint32_t (*read_memory)(const void *from, std::int64_t bytes);
   // Round the rows of the panels begin to end to a format; false where it cannot hold a weight that is not finite.
   bool (*pack)(const Rows &, Format, void *panels, std::int64_t begin, std::int64_t end);
-  // The numbers that these panels hold: weights[row * columns + column].
+  // The numbers that the rows begin to end hold: weights[(row - begin) * columns + column].
   void (*unpack)(const Matrix &, float *weights, std::int64_t begin, std::int64_t end);
   // Fill what matrices in this format read of the inputs of the tokens begin to end, beside x.
   void (*prepare)(Format, const Inputs &, std::int64_t begin, std::int64_t end);

@@ -14,6 +14,7 @@ namespace receptance::RECEPTANCE_LEVEL {
 void wkv4_forward(const Wkv4Forward &, std::int64_t row, std::int64_t begin, std::int64_t end);
 void wkv6(const MatrixRecurrence &, std::int64_t head);
 void wkv7(const MatrixRecurrence &, std::int64_t head);
+void unpack(const Matrix &, float *weights, std::int64_t begin, std::int64_t end);
 void prepare(Format, const Inputs &, std::int64_t begin, std::int64_t end);
 void multiply(const Matrix &, const Inputs &, float *y, std::int64_t y_stride, std::int64_t begin, std::int64_t end);
 

@@ -57,6 +57,10 @@ def test_presets_give_formats_and_a_report(lm: Loaded, tmp_path: Path) -> None:
     )
     mixed = quantizing.rounded(lm, "mixed", texts, bits=6.0)
     assert set(mixed.formats.values()) == {"int4", "int8"}
+    embedding = lm.model.emb.weight.detach()  # multiplies nothing, so there is nothing to fit it to
+    assert torch.equal(
+        mixed.rounding("emb.weight", embedding, "int8").data, PackedMatrix.pack(embedding, "int8").data
+    )
     found = quantizing.compared(lm, mixed, texts)
     result = checkpoints.quantize(
         lm.checkpoint, tmp_path / "b.safetensors", mixed.formats, rounding=mixed.rounding

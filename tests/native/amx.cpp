@@ -87,7 +87,7 @@ void check_integers(Format format, std::int64_t rows, std::int64_t columns, std:
   RECEPTANCE_LEVEL::pack({Type::float32, weights.data(), rows, columns, columns, 1}, format, panels, 0,
                          panels_of(rows));
   const Matrix matrix{format, panels, rows, columns};
-  RECEPTANCE_LEVEL::unpack(matrix, held.data(), 0, panels_of(rows));
+  RECEPTANCE_LEVEL::unpack(matrix, held.data(), 0, rows);
   std::vector<float> together(tokens * rows), alone(tokens * rows);
   bool right = multiplied(format, matrix, x.data(), tokens, together.data()) > 0;
   for (std::int64_t t = 0; t < tokens; ++t) {

@@ -118,18 +118,21 @@ struct Keeper {
   }
 };
 
+// The embedding is in int8, and the network that it is held against knows the same numbers.
 struct Ends {
-  Weights embedding, head;
+  Panels embedding;
+  Weights embedded, head;
   NormWeights first, last;
 
   explicit Ends(std::mt19937 &random)
-      : embedding(random_weights(random, VOCABULARY, CHANNELS, 0.0f, 1.0f)),
+      : embedding(random_weights(random, VOCABULARY, CHANNELS, 0.0f, 1.0f), Format::int8),
+        embedded(embedding.unpacked()),
         head(random_weights(random, VOCABULARY, CHANNELS, 0.0f, 0.3f)),
         first(random, CHANNELS),
         last(random, CHANNELS) {}
 
   Numbers embed(std::int64_t token) const {
-    const auto row = embedding.values.begin() + token * CHANNELS;
+    const auto row = embedded.values.begin() + token * CHANNELS;
     return first(Numbers(row, row + CHANNELS), 1e-5);
   }
   Network network(int generation, const void *layers, Keeper &keeper) const {
@@ -138,7 +141,7 @@ struct Ends {
     network.layers = LAYERS, network.channels = network.memory_channels = CHANNELS;
     network.heads = generation == 4 ? 1 : HEADS;
     network.feed_forward = WIDE, network.vocabulary = VOCABULARY, network.rank = RANK;
-    network.embedding_type = Type::float32, network.embedding = embedding.values.data();
+    network.embedding = embedding.matrix;
     network.embedding_norm = norm_of(first), network.last_norm = norm_of(last);
     network.epsilon = network.last_epsilon = 1e-5f, network.head_epsilon = CHANNELS / HEADS * 1e-5f;
     network.layer = layers;

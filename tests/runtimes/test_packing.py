@@ -50,6 +50,13 @@ def test_thin_matrices_keep_at_least_16_bits(dtype: Format) -> None:
     assert (layer.w2.rows, layer.w2.columns) == (model.config.hidden_size, 3)
 
 
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_the_embedding_keeps_at_least_8_bits(dtype: Format) -> None:
+    embedding = pack(packed(model := stored("4"), dtype)).network.embedding
+    assert FORMATS[embedding.format] == ("int8" if dtype == "int4" else dtype)
+    assert (embedding.rows, embedding.columns) == (model.config.vocabulary_size, model.config.hidden_size)
+
+
 def test_narrow_formats_take_less_memory() -> None:
     sizes = [sum(tensor.nbytes for tensor in pack(packed(stored("4"), dtype)).tensors) for dtype in FORMATS]
     assert sizes == sorted(sizes, reverse=True)

@@ -1,8 +1,8 @@
 """Models whose matrices are packed: in the order and the formats in which the native runtime reads them.
 
-What is packed is what multiplies, `[output, input]`. The wide matrices (`att.key.weight`, `head.weight`, …)
-are stored like that. The thin ones, of low rank, are stored `[input, output]`, so they are packed transposed;
-one weight of RWKV-6 is a stack of five. The embedding is no matrix that multiplies: a token takes one row.
+What multiplies is packed as `[output, input]`. The wide matrices (`att.key.weight`, `head.weight`, …) are
+stored like that. The thin ones, of low rank, are stored `[input, output]`, so they are packed transposed; one
+weight of RWKV-6 is a stack of five. The embedding, of which a token takes one row, is packed by these rows.
 """
 
 from __future__ import annotations
@@ -39,20 +39,21 @@ def packed(model: StoredModel, formats: Formats, rounding: Rounding = nearest) -
     rounding  makes of a name, a matrix `[output, input]` and a format the packed matrix in that format; a
               writer asks for one matrix after the other, in the order of the model, and keeps none
 
-    Thin matrices and the embedding, a small part of what a token reads, are in bfloat16, or in float32 where
-    all wide ones are; vectors are in float32. What is packed in its format already stays as it is.
+    Thin matrices, a small part of what a token reads, are in bfloat16, or in float32 where all wide ones are.
+    So is the embedding, but in int8 where all wide ones are in integers: of a small model it is the largest
+    weight. Vectors are in float32. What is packed in its format already stays as it is.
 
     Raises ConfigError for an unknown format, for a wide matrix without one and for a name that is none; and
     whoever reads a weight meets what `PackedMatrix.pack` raises, with the name of the weight.
     """
     chosen = _chosen(model, formats)
     rest: Format = "float32" if set(chosen.values()) == {"float32"} else "bfloat16"
+    chosen["emb.weight"] = "int8" if {*chosen.values()} <= {"int8", "int4"} else rest
 
     def converted(name: str, weight: Weight) -> Weight:
         place = f"{model.path}: {model.name_in_file(name)!r}"
-        if not model.is_matrix(name) or name == "emb.weight":
-            is_narrow = name == "emb.weight" and rest == "bfloat16"
-            return cast_weight(weight, torch.bfloat16 if is_narrow else torch.float32, place)
+        if not model.is_matrix(name):
+            return cast_weight(weight, torch.float32, place)
         matrix_format = chosen.get(name, rest)
         if weight.packed is not None and weight.packed.format == matrix_format:
             return weight
@@ -97,7 +98,7 @@ def from_bytes(
 
     Raises CheckpointError where the data have another length. The numbers themselves are not looked at.
     """
-    if len(shape) not in ((2,) if is_wide(name) else (2, 3)):
+    if len(shape) not in ((2,) if _is_by_rows(name) else (2, 3)):
         raise CheckpointError(f"{place} is packed and has the shape {shape}, which is none of a matrix.")
     count, rows, columns = _sizes(name, shape)
     num_bytes = packed_bytes(matrix_format, rows, columns)
@@ -153,7 +154,7 @@ def _chosen(model: StoredModel, formats: Formats) -> dict[str, Format]:
 def _packed_weight(name: str, weight: Weight, matrix_format: Format, rounding: Rounding) -> Weight:
     def read() -> tuple[PackedMatrix, ...]:
         tensor = weight.read()
-        parts = (tensor,) if is_wide(name) else tensor.reshape(-1, *tensor.shape[-2:]).mT
+        parts = (tensor,) if _is_by_rows(name) else tensor.reshape(-1, *tensor.shape[-2:]).mT
         return tuple(rounding(name, part, matrix_format) for part in parts)
 
     return _weight(name, weight.shape, Packed(matrix_format, read))
@@ -165,7 +166,7 @@ def _weight(name: str, shape: tuple[int, ...], numbers: Packed) -> Weight:
 
     def read() -> Tensor:
         parts = [matrix.dequantize() for matrix in numbers.read()]
-        whole = parts[0] if is_wide(name) else torch.stack([part.T for part in parts])
+        whole = parts[0] if _is_by_rows(name) else torch.stack([part.T for part in parts])
         return whole.reshape(shape).to(dtype)
 
     return Weight(shape, dtype, read, numbers)
@@ -174,4 +175,9 @@ def _weight(name: str, shape: tuple[int, ...], numbers: Packed) -> Weight:
 def _sizes(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Return how many matrices are packed for a weight, and their rows and columns."""
     *stack, first, second = shape
-    return math.prod(stack), *((first, second) if is_wide(name) else (second, first))
+    return math.prod(stack), *((first, second) if _is_by_rows(name) else (second, first))
+
+
+def _is_by_rows(name: str) -> bool:
+    """Say whether a matrix is packed as it is stored, not transposed."""
+    return is_wide(name) or name == "emb.weight"

@@ -84,7 +84,7 @@ class Speed:
     """What was measured of a model, and of what.
 
     level                the instruction set of the native library; None where it is not used
-    bytes_per_token      weights that are read to write one token: all, but of the embedding one row
+    bytes_per_token      weights that are read to write one token: all, but of the embedding one panel or row
     load_seconds         until the model could be called
     first_token_seconds  from the start of loading until the token that follows a prompt of one was known
     process_bytes        memory of the process with the model ready, torch and Python included

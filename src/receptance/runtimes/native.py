@@ -32,7 +32,7 @@ from receptance.models import (
 )
 from receptance.models.rwkv4 import EMPTY_EXPONENT
 from receptance.quantization.arena import Arena
-from receptance.quantization.packed import Format, PackedMatrix
+from receptance.quantization.packed import FORMATS, PANEL_ROWS, Format, PackedMatrix, packed_bytes
 from receptance.runtimes.network import Evaluation, Network, States
 from receptance.runtimes.packing import pack
 
@@ -108,9 +108,13 @@ class NativeModel:
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory that is read to write one token: the weights, but of the embedding one row."""
-        row = self.config.hidden_size * (2 if self._packed.network.embedding_type else 4)
-        return self.num_bytes - (self.config.vocabulary_size - 1) * row
+        """Memory that is read to write one token: the weights, but of the embedding one panel."""
+        embedding = self._packed.network.embedding
+        whole, panel = (
+            packed_bytes(FORMATS[embedding.format], rows, embedding.columns)
+            for rows in (embedding.rows, PANEL_ROWS)
+        )
+        return self.num_bytes - whole + panel
 
     def __call__(
         self,

@@ -69,8 +69,7 @@ class Network(ctypes.Structure):
 
     _fields_ = (
         *_fields("generation layers channels memory_channels heads feed_forward vocabulary rank", _SIZE),
-        ("embedding_type", ctypes.c_int),
-        ("embedding", _POINTER),
+        ("embedding", Matrix),
         *_fields("embedding_norm last_norm", Norm),
         *_fields("epsilon last_epsilon head_epsilon", ctypes.c_float),
         ("layer", _POINTER),

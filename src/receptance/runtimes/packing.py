@@ -182,7 +182,7 @@ def _largest_rank(config: Config) -> int:
 
 
 def pack(model: StoredModel) -> PackedNetwork:
-    """Return the network of a packed model, whose matrices and embedding stay where they were packed.
+    """Return the network of a packed model, whose matrices stay where they were packed.
 
     Those in a file stay in its map, which costs nothing to load and is shared by all processes. A copy in
     large pages was decoded no faster than the map: both are bound by the memory.
@@ -195,7 +195,6 @@ def pack(model: StoredModel) -> PackedNetwork:
         packer.prefix = f"blocks.{index}."
         layers[index] = pack_layer(packer, config, index)
     packer.prefix = ""
-    embedding = packer.tensor("emb.weight")
     epsilon = config.layer_norm_epsilon if isinstance(config, RWKV4Config) else 1e-5
     network = Network(
         generation=int(config.generation),
@@ -206,8 +205,7 @@ def pack(model: StoredModel) -> PackedNetwork:
         feed_forward=config.feed_forward_size,
         vocabulary=config.vocabulary_size,
         rank=_largest_rank(config),
-        embedding_type=0 if embedding.dtype == torch.float32 else 1,
-        embedding=packer.keep(embedding),
+        embedding=packer.matrix("emb.weight"),
         embedding_norm=packer.norm("blocks.0.ln0"),
         last_norm=packer.norm("ln_out"),
         epsilon=epsilon,
