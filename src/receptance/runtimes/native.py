@@ -35,6 +35,7 @@ from receptance.quantization.arena import Arena
 from receptance.quantization.packed import FORMATS, PANEL_ROWS, Format, PackedMatrix, packed_bytes
 from receptance.runtimes.network import Evaluation, Network, States
 from receptance.runtimes.packing import pack
+from receptance.runtimes.recycled import RecycledMemory
 
 
 class NativeModel:
@@ -60,6 +61,7 @@ class NativeModel:
         self._state_type, self._state_sizes = _state_of(config)
         self._packed = pack(model)
         self._free_scratch: list[Tensor] = []
+        self._states = RecycledMemory()
 
     @classmethod
     def pack(
@@ -228,7 +230,7 @@ class NativeModel:
         """Return a state whose values are still to be written."""
         layers = self.config.num_layers
         return self._state_type(
-            **{name: torch.empty(layers, batch, *size) for name, size in self._state_sizes.items()}
+            **{name: self._states.take(layers, batch, *size) for name, size in self._state_sizes.items()}
         )
 
     def _checked(self, state: State, batch: int) -> State:
