@@ -173,6 +173,18 @@ def documents_of(folder: Path, sizes: Sequence[int], masked: bool) -> tuple[Toke
     return TokenStore(folder / "store"), begins, mask.tolist()
 
 
+@pytest.mark.parametrize("size", [1, 4, 9, 10, 11])
+def test_the_chunks_of_a_batch_are_the_batch_in_pieces(size: int) -> None:
+    tokens = np.arange(30).reshape(3, 10)
+    whole = Batch(tokens=tokens, targets=tokens + 1, lengths=np.array([10, 5, 1]))
+    chunks = whole.chunks(size)
+    assert len(chunks) == -(-10 // size)
+    np.testing.assert_array_equal(np.concatenate([chunk.tokens for chunk in chunks], 1), whole.tokens)
+    np.testing.assert_array_equal(np.concatenate([chunk.targets for chunk in chunks], 1), whole.targets)
+    is_real = [np.arange(chunk.tokens.shape[1]) < chunk.lengths[:, None] for chunk in chunks]  # type: ignore[index]
+    np.testing.assert_array_equal(np.concatenate(is_real, 1).sum(1), whole.lengths)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     sizes=st.lists(st.integers(0, 30), min_size=1, max_size=20).filter(lambda sizes: sum(sizes) > 40),
@@ -180,6 +192,7 @@ def documents_of(folder: Path, sizes: Sequence[int], masked: bool) -> tuple[Toke
     index=st.integers(0, 100),
     batch_size=st.integers(1, 4),
     masked=st.booleans(),
+    chunk=st.sampled_from([0, 1, 7, 100]),
 )
 def test_a_window_cut_at_borders_holds_the_same_tokens_each_read_after_those_of_its_document_alone(
     tmp_path_factory: pytest.TempPathFactory,
@@ -188,17 +201,19 @@ def test_a_window_cut_at_borders_holds_the_same_tokens_each_read_after_those_of_
     index: int,
     batch_size: int,
     masked: bool,
+    chunk: int,
 ) -> None:
     store, begins, mask = documents_of(tmp_path_factory.mktemp("s"), sizes, masked)
     total = store.tokens
     crossing = Windows(store, context=context, seed=1)
-    apart = Windows(store, context=context, seed=1, reset_at_borders=True)
+    apart = Windows(store, context=context, seed=1, reset_at_borders=True, chunk=chunk)
     whole = batch(crossing, index, batch_size)
     rows = []
     learnt = set()
     for part in apart.batch(index, batch_size):
         assert part.lengths is not None
-        assert part.tokens.size <= max(batch_size * context, 64)
+        for piece in part.chunks(chunk):
+            assert piece.tokens.size <= batch_size * min(context, chunk or context)
         for tokens, targets, length in zip(part.tokens, part.targets, part.lengths, strict=True):
             assert (targets[length:] == NOT_LEARNT).all()
             row = tokens[:length].tolist()

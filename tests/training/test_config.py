@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,20 @@ from receptance.training import Config, DataConfig, ModelConfig, OptimizerConfig
 def test_a_section_made_in_python_is_checked_too(section: Any, keys: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         section(**keys)
+
+
+def test_a_chunk_whose_dropout_cannot_be_repeated_is_refused() -> None:
+    sections: dict[str, Any] = {
+        "run": RunConfig(folder=Path("runs/x")),
+        "data": DataConfig(folder=Path("data"), context=8),
+        "optimizer": OptimizerConfig(learning_rate=1e-3, final_learning_rate=0.0),
+    }
+    training = TrainingConfig(batch_size=1, max_steps=1, chunk=4, compile=True)
+    model = ModelConfig(num_layers=1, hidden_size=8, dropout=0.1)
+    with pytest.raises(ValueError, match="chunk_gradient"):
+        Config(**sections, model=model, training=training)
+    Config(**sections, model=model, training=replace(training, chunk_gradient="truncated"))
+    Config(**sections, model=replace(model, dropout=0.0), training=training)
 
 
 def test_sections_can_be_put_together_in_python() -> None:

@@ -35,6 +35,23 @@ class Batch:
         """How many targets count: the weight of the batch's mean loss beside that of others."""
         return int(np.count_nonzero(self.targets != NOT_LEARNT))
 
+    def chunks(self, size: int) -> list[Batch]:
+        """Return the batch in pieces of `size` tokens in time, of which the last may be shorter; 0: whole.
+
+        A model that hands its state from each to the next reads what it would in one go.
+        """
+        time = self.tokens.shape[1]
+        if not 0 < size < time:
+            return [self]
+        return [
+            Batch(
+                tokens=self.tokens[:, begin : begin + size],
+                targets=self.targets[:, begin : begin + size],
+                lengths=None if self.lengths is None else np.clip(self.lengths - begin, 0, size),
+            )
+            for begin in range(0, time, size)
+        ]
+
 
 class Windows:
     """Windows of `context` tokens of a store, in the order of that name (see `data/order.py`).
@@ -42,7 +59,8 @@ class Windows:
     `len(windows)` is the number of windows an epoch. Shuffled, every token is a target exactly once in it,
     but for a rest shorter than one window, which lies elsewhere each epoch. Not learnt are the tokens that
     the store's mask leaves out, and with `reset_at_borders` the first of each document, because nothing
-    comes before it.
+    comes before it. Such rows are so many at a time that, read in chunks of `chunk` tokens (0: whole), they
+    take no more memory than a batch that is not cut.
 
     Raises DataError where the store is smaller than one window or the order needs, ConfigError for a context
     below 1 and an order that is none.
@@ -56,6 +74,7 @@ class Windows:
         seed: int = 0,
         order: OrderName = "shuffled",
         reset_at_borders: bool = False,
+        chunk: int = 0,
     ) -> None:
         if operator.index(context) < 1:
             raise ConfigError(f"context is {context}, but it must be at least 1 token.")
@@ -68,6 +87,7 @@ class Windows:
         self.store = store
         self.context = context
         self.reset_at_borders = reset_at_borders
+        self.chunk = chunk
         self.order = order_of(order, tokens=store.tokens, context=context, seed=operator.index(seed))
 
     def __len__(self) -> int:
@@ -120,7 +140,7 @@ class Windows:
         batch = Batch(tokens=windows[:, :-1].copy(), targets=targets)
         if not self.reset_at_borders:
             return [batch]
-        return _apart(batch, [self._borders(int(start), time) for start in starts])
+        return _apart(batch, [self._borders(int(start), time) for start in starts], self.chunk or time)
 
     def _borders(self, start: int, time: int) -> NDArray[np.int64]:
         """Return where in a window documents begin: numbers from 1 to `time`, that of the last target."""
@@ -130,10 +150,10 @@ class Windows:
         return np.concatenate([here, wrapped]) - start
 
 
-def _apart(batch: Batch, borders: Sequence[NDArray[np.int64]]) -> list[Batch]:
+def _apart(batch: Batch, borders: Sequence[NDArray[np.int64]], chunk: int) -> list[Batch]:
     """Cut rows at borders, and gather those of about equal length into batches no larger than before."""
-    area = batch.tokens.size
-    time = batch.tokens.shape[1]
+    num_rows, time = batch.tokens.shape
+    area = num_rows * min(time, chunk)
     rows: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     for tokens, targets, cuts in zip(batch.tokens, batch.targets, borders, strict=True):
         targets[cuts - 1] = NOT_LEARNT
@@ -142,7 +162,7 @@ def _apart(batch: Batch, borders: Sequence[NDArray[np.int64]]) -> list[Batch]:
     rows.sort(key=lambda row: -row[0].size)
     batches = []
     while rows:
-        count = max(1, area // max(SHORTEST_ROW, rows[0][0].size))
+        count = max(1, area // max(SHORTEST_ROW, min(rows[0][0].size, chunk)))
         batches.append(_padded(rows[:count]))
         rows = rows[count:]
     return batches

@@ -101,6 +101,8 @@ class TrainingConfig:
 
     batch_size: Positive  # samples in memory at a time
     accumulation: Positive = 1  # batches whose gradients are summed for one step
+    chunk: Count = 0  # tokens of a sample in memory at a time, so that its context may be any; 0: all of them
+    chunk_gradient: Literal["full", "truncated"] = "full"  # see training/chunks.py
     max_steps: Count = 0  # 0: no such bound
     max_tokens: Count = 0
     max_minutes: Amount = 0.0
@@ -254,5 +256,16 @@ class Config:
         if self.training.compile and self.data.reset_at_borders:
             raise ValueError(
                 "[training]: compile needs batches of one shape, which data.reset_at_borders does not give"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dropout_can_be_repeated(self) -> Config:
+        training = self.training
+        full = training.chunk and training.chunk_gradient == "full"
+        if training.compile and full and self.model.dropout:
+            raise ValueError(
+                "[training]: with compile, a chunk that is read again would drop out other values than the "
+                'first time: set chunk_gradient = "truncated", or leave out compile or model.dropout'
             )
         return self

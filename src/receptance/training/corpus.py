@@ -83,16 +83,16 @@ class Corpus:
             atomic.write_bytes(folder / self.tokenizer_file.name, self.tokenizer_file.read_bytes())
 
 
-def open_corpus(config: DataConfig, seed: int, contexts: Collection[int] = ()) -> Corpus:
+def open_corpus(config: DataConfig, seed: int, contexts: Collection[int] = (), *, chunk: int = 0) -> Corpus:
     """Open a prepared folder, or a store that another program made, in samples of the given contexts.
 
-    Without any, they have the config's.
+    Without any, they have the config's. `chunk` is the recipe's `training.chunk`.
 
     Raises DataError where it is unfinished or damaged, where its training split is smaller than one sample,
     or nothing of it is to be learnt; ConfigError where keys of `config` contradict it.
     """
     if is_bare_store(config.folder):
-        return _open_bare_store(config, seed, contexts)
+        return _open_bare_store(config, seed, contexts, chunk)
     description = read_description(config.folder)
     if config.tokenizer or config.validation:
         key = "tokenizer" if config.tokenizer else "validation"
@@ -106,12 +106,12 @@ def open_corpus(config: DataConfig, seed: int, contexts: Collection[int] = ()) -
         folder=config.folder,
         tokenizer_file=config.folder / file if file else None,
         description=description,
-        training=_training(config, open_split(config.folder, TRAIN), seed, contexts),
-        validation=_validation(config, open_split(config.folder, VALIDATION) if held_back else None),
+        training=_training(config, open_split(config.folder, TRAIN), seed, contexts, chunk),
+        validation=_validation(config, open_split(config.folder, VALIDATION) if held_back else None, chunk),
     )
 
 
-def _open_bare_store(config: DataConfig, seed: int, contexts: Collection[int]) -> Corpus:
+def _open_bare_store(config: DataConfig, seed: int, contexts: Collection[int], chunk: int) -> Corpus:
     if not config.tokenizer:
         raise ConfigError(
             f"{config.folder} is a store that does not say what tokenizer made it. Set data.tokenizer to its "
@@ -125,13 +125,13 @@ def _open_bare_store(config: DataConfig, seed: int, contexts: Collection[int]) -
         folder=config.folder,
         tokenizer_file=file if file.is_file() else None,
         description=describe(tokenizer, train, validation),
-        training=_training(config, train, seed, contexts),
-        validation=_validation(config, validation),
+        training=_training(config, train, seed, contexts, chunk),
+        validation=_validation(config, validation, chunk),
     )
 
 
 def _training(
-    config: DataConfig, store: TokenStore, seed: int, contexts: Collection[int]
+    config: DataConfig, store: TokenStore, seed: int, contexts: Collection[int], chunk: int
 ) -> dict[int, Windows]:
     if store.mask is not None and not store.mask.any():
         raise DataError(
@@ -144,14 +144,15 @@ def _training(
             seed=seed,
             order=config.order,
             reset_at_borders=config.reset_at_borders,
+            chunk=chunk,
         )
         for context in contexts or (config.context,)
     }
 
 
-def _validation(config: DataConfig, store: TokenStore | None) -> Windows | None:
+def _validation(config: DataConfig, store: TokenStore | None, chunk: int) -> Windows | None:
     """Open the split that was held back, if there is one to measure a loss on, however short."""
     if store is None or store.tokens < 2 or (store.mask is not None and not store.mask[1:].any()):
         return None
     context = min(config.context, store.tokens - 1)
-    return Windows(store, context=context, reset_at_borders=config.reset_at_borders)
+    return Windows(store, context=context, reset_at_borders=config.reset_at_borders, chunk=chunk)

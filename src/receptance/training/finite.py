@@ -17,7 +17,7 @@ def largest(*tensors: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def first_not_finite(model: AnyModel, tokens: Tensor) -> str:
+def first_not_finite(model: AnyModel, tokens: Tensor, state: State | None = None) -> str:
     """Find the first tensor that goes bad when a model reads tokens `[batch, time]`, and say which it is."""
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
@@ -33,7 +33,7 @@ def first_not_finite(model: AnyModel, tokens: Tensor) -> str:
 
     handles = [watch(name, module) for name, module in model.named_modules() if name]
     try:
-        logits, state = model(tokens)
+        logits, state = model(tokens, state)
     finally:
         for handle in handles:
             handle.remove()

@@ -63,7 +63,7 @@ def train(
     if not resume:
         folder.refuse_if_used()
     contexts = {stage.context for stage in Timetable(config).stages}
-    corpus = open_corpus(config.data, config.run.seed, contexts)
+    corpus = open_corpus(config.data, config.run.seed, contexts, chunk=config.training.chunk)
     if resume:
         with folder.claimed():
             return _trained(_resumed(config, folder, corpus), report, stop)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ from receptance.checkpoints.stored_model import empty_model
 from receptance.data.description import TRAIN, VALIDATION
 from receptance.data.windows import Batch
 from receptance.errors import CheckpointError, DivergenceError, TrainingError
-from receptance.models import AnyModel
+from receptance.models import AnyModel, State
+from receptance.training.chunks import backward
 from receptance.training.config import Config
 from receptance.training.corpus import Corpus
 from receptance.training.cost import flops_per_token
@@ -41,9 +43,10 @@ from receptance.training.timetable import Timetable
 
 logger = logging.getLogger(__name__)
 
-# tokens, targets, lengths -> loss to differentiate, nats per token, and the largest absolute value among what
-# the head read and the state, for a look at whether all is finite
-Loss = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
+# tokens, targets, lengths, state -> loss to differentiate, nats per token, the largest absolute value among
+# what the head read and the state, for a look at whether all is finite, and the state after the tokens;
+# without targets, both losses are 0
+Loss = Callable[[Tensor, Tensor | None, Tensor | None, State | None], tuple[Tensor, Tensor, Tensor, State]]
 
 
 class Trainer:
@@ -84,10 +87,14 @@ class Trainer:
 
         penalties = training.max_logit_weight, training.z_loss_weight
 
-        def loss(tokens: Tensor, targets: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-            hidden, state = model.features(tokens, lengths=lengths)
-            loss, nats = kernels.linear_cross_entropy(hidden, model.head.weight, targets, *penalties)
-            return loss, nats, largest(hidden, *state.tensors().values())
+        def loss(
+            tokens: Tensor, targets: Tensor | None, lengths: Tensor | None, state: State | None
+        ) -> tuple[Tensor, Tensor, Tensor, State]:
+            hidden, end = model.features(tokens, state, lengths)
+            loss = nats = hidden.new_zeros(())
+            if targets is not None:
+                loss, nats = kernels.linear_cross_entropy(hidden, model.head.weight, targets, *penalties)
+            return loss, nats, largest(hidden, *end.tensors().values()), end
 
         self._eager_loss: Loss = loss
         self._loss: Loss = torch.compile(loss, dynamic=False) if config.training.compile else loss
@@ -164,7 +171,7 @@ class Trainer:
 
         Raises DivergenceError where the loss, or the state after a batch, is not finite.
         """
-        stage = self.timetable.stage(step)
+        training, stage = self.config.training, self.timetable.stage(step)
         windows = self.corpus.training[stage.context]
         batches = [
             batch
@@ -175,17 +182,33 @@ class Trainer:
         total = max(sum(batch.num_learnt for batch in batches), 1)
         losses = []
         for part, batch in enumerate(batches):
-            weight = batch.num_learnt / total
-            tokens, targets, lengths = self._on_device(batch)
-            with seeded(self.model.device, self.config.run.seed, step, part):  # for dropout
-                loss, nats, extent = self._loss(tokens, targets, lengths)
-            if not math.isfinite(float(loss.detach() + extent)):
-                found = first_not_finite(self.model, tokens)
-                raise DivergenceError(f"the loss is {float(nats)}: {found}")
-            (loss * weight).backward()  # type: ignore[no-untyped-call]
-            self.optimizer.collect()
-            losses.append(nats.double() * weight)
+            read = partial(self._read, (step, part))
+            for loss in backward(read, batch.chunks(training.chunk), total, training.chunk_gradient):
+                self.optimizer.collect()
+                losses.append(loss)
         return float(torch.stack(losses).sum())
+
+    def _read(
+        self,
+        place: tuple[int, ...],
+        number: int,
+        chunk: Batch,
+        state: State | None,
+        *,
+        needs_loss: bool = True,
+    ) -> tuple[Tensor, Tensor, State]:
+        """Read a chunk of the batch in this place: see `chunks.Read`.
+
+        Raises DivergenceError where the loss, or the state after the chunk, is not finite.
+        """
+        tokens, targets, lengths = self._on_device(chunk)
+        with seeded(self.model.device, self.config.run.seed, *place, number):  # for dropout
+            loss, nats, extent, end = self._loss(tokens, targets if needs_loss else None, lengths, state)
+        if not math.isfinite(float(loss.detach() + extent)):
+            found = first_not_finite(self.model, tokens, state)
+            what = f"the loss is {float(nats)}" if needs_loss else "a state between chunks is not finite"
+            raise DivergenceError(f"{what}: {found}")
+        return loss, nats, end
 
     def _go_on_without(self, after: Position, error: DivergenceError, log: MetricsLog) -> None:
         """Leave out a step that would have spoilt the weights, and log that.
@@ -224,11 +247,13 @@ class Trainer:
         training = self.config.training
         total, count = 0.0, 0
         for batch in self.corpus.validation.sequential(training.batch_size, training.validation_tokens):
-            if stop():
-                return None
-            with evaluating(self.model):
-                _, nats, _ = self._eager_loss(*self._on_device(batch))
-            total += float(nats) * batch.num_learnt
+            state = None
+            for chunk in batch.chunks(training.chunk):
+                if stop():
+                    return None
+                with evaluating(self.model):
+                    _, nats, _, state = self._eager_loss(*self._on_device(chunk), state)
+                total += float(nats) * chunk.num_learnt
             count += batch.num_learnt
         if not count:
             return None
