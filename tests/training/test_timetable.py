@@ -4,7 +4,10 @@ import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from receptance.errors import ConfigError
 from receptance.training import (
     Config,
     DataConfig,
@@ -37,7 +40,7 @@ def config(
 def test_without_stages_every_step_reads_as_much() -> None:
     times = Timetable(config(max_steps=8))
     assert [times.tokens_after(steps) for steps in (0, 1, 8)] == [0, 60, 480]
-    assert times.stage(5).sample(5, 2) == 5 * 6 + 2 * 2
+    assert list(times.stage(5).batches(5, rank=0, world_size=1)) == [(30, 2), (32, 2), (34, 2)]
     assert times.progress(steps=6, seconds=1e9) == 0.75
 
 
@@ -56,10 +59,35 @@ def test_stages_follow_one_another_and_read_no_sample_twice() -> None:
     read: dict[int, list[int]] = {10: [], 20: []}
     for step in range(8):
         stage = times.stage(step)
-        for part in range(stage.accumulation):
-            first = stage.sample(step, part)
-            read[stage.context] += range(first, first + stage.batch_size)
+        for first, count in stage.batches(step, rank=0, world_size=1):
+            read[stage.context] += range(first, first + count)
     assert read == {10: list(range(42)), 20: list(range(9))}
+
+
+@given(
+    batch_size=st.integers(1, 9),
+    accumulation=st.integers(1, 9),
+    world_size=st.integers(1, 9),
+    step=st.integers(0, 5),
+)
+def test_processes_share_the_samples_of_a_step_evenly_and_in_order(
+    batch_size: int, accumulation: int, world_size: int, step: int
+) -> None:
+    stage = Timetable(config(max_steps=8, batch_size=batch_size, accumulation=accumulation)).stage(step)
+    shares = [list(stage.batches(step, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    samples = [sample for share in shares for first, count in share for sample in range(first, first + count)]
+    per_step = batch_size * accumulation
+    assert samples == list(range(step * per_step, (step + 1) * per_step))
+    sizes = [sum(count for _, count in share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    assert all(count <= batch_size for share in shares for _, count in share)
+
+
+def test_a_step_of_fewer_samples_than_processes_is_refused() -> None:
+    times = Timetable(config(*STAGES))
+    times.check_shares(3)
+    with pytest.raises(ConfigError, match="is 3 samples a step, but 4 processes"):
+        times.check_shares(4)
 
 
 def test_a_run_in_stages_ends_with_its_last_stage_or_at_a_bound_of_its_own() -> None:

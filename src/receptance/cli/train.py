@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +13,10 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from receptance.cli.training_view import LivePanel, PlainLines, duration
+from receptance.errors import ReceptanceError
 
 if TYPE_CHECKING:
-    from receptance.training import Result
+    from receptance.training import Result, World
 
 # The exit code of a run that was asked to stop, and did, with everything saved: that of Ctrl-C in a shell.
 INTERRUPTED = 130
@@ -34,6 +37,9 @@ def train(
     1 an error that the message explains, such as a full disk, with the last snapshot as it was. A second
     Ctrl-C ends the run at once.
 
+    Several processes, each on a GPU or some cores of its own, share the samples of a step:
+    torchrun --nproc-per-node 4 --no-python receptance train RECIPE
+
     Parameters
     ----------
     recipe
@@ -43,6 +49,19 @@ def train(
     resume
         Go on from the newest snapshot in the folder, exactly as if the run had never stopped.
     """
+    from receptance import training
+
+    with training.joined_world() as world:
+        try:
+            return _train(recipe, overrides, resume, world)
+        except ReceptanceError:
+            if world.is_first:
+                raise
+            return 1  # the first process says it
+
+
+def _train(recipe: Path, overrides: Sequence[str], resume: bool, world: World) -> int:
+    """Train, and tell of it in the first process alone."""
     import torch
 
     from receptance import kernels, training
@@ -52,13 +71,21 @@ def train(
         kernels.tune_allocator()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
+    if not world.is_first:
+        logging.getLogger("receptance").setLevel(logging.CRITICAL)
+        with training.stop_on_signals() as stop:
+            return _exit_code(training.train(config, resume=resume, world=world, stop=stop))
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     title = f"Training in {config.run.folder}. Ctrl-C stops it and saves; it can go on later."
-    peak = training.matmul_peak(getattr(torch, config.training.dtype), config.run.device)
+    peak = world.size * training.matmul_peak(getattr(torch, config.training.dtype), config.run.device)
     watcher = (LivePanel if console.is_terminal else PlainLines)(console, title, peak)
     with watcher, training.stop_on_signals(_announce_stop) as stop:
-        result = training.train(config, resume=resume, report=watcher.show, stop=stop)
+        result = training.train(config, resume=resume, world=world, report=watcher.show, stop=stop)
     console.print(_summary(result))
+    return _exit_code(result)
+
+
+def _exit_code(result: Result) -> int:
     return INTERRUPTED if result.interrupted else 0
 
 

@@ -14,6 +14,7 @@ from receptance.training.config import (
     TrainingConfig,
 )
 from receptance.training.cost import flops_per_token, matmul_peak
+from receptance.training.distributed import World, joined_world
 from receptance.training.progress import Progress, Result, Validation
 from receptance.training.recipe import load_config, save_config
 from receptance.training.samples import Sample
@@ -36,7 +37,9 @@ __all__ = [
     "TrackingConfig",
     "TrainingConfig",
     "Validation",
+    "World",
     "flops_per_token",
+    "joined_world",
     "load_config",
     "matmul_peak",
     "resume_config",

@@ -34,12 +34,15 @@ class Sink(Protocol):
 
 
 class MetricsLog:
-    """Appends records to a file, which a reader may watch grow line by line, and to the sinks in `also`."""
+    """Appends records to a file, which a reader may watch grow line by line, and to the sinks in `also`.
 
-    def __init__(self, path: Path, also: Sequence[Sink] = ()) -> None:
+    Without a path they are kept nowhere: of several processes, only the first has a log.
+    """
+
+    def __init__(self, path: Path | None, also: Sequence[Sink] = ()) -> None:
         self._also = also
         # Without a buffer nothing is left to be written, and to fail again, when the file is closed.
-        self._file = path.open("ab", buffering=0)
+        self._file = (path or Path(os.devnull)).open("ab", buffering=0)
 
     def append(self, record: Record) -> None:
         """Write one record as a line, and hand it to the system and to the sinks."""

@@ -85,6 +85,10 @@ class MasterAdamW:
                 master.grad.add_(weight.grad)
             weight.grad = None
 
+    def gradients(self) -> list[Tensor]:
+        """Return the collected gradients, in the order of the parameters; to change them changes the step."""
+        return [master.grad for master in self._masters.values() if master.grad is not None]
+
     @torch.no_grad()
     def step(self, learning_rate: float, max_norm: float = 0.0) -> float:
         """Change the weights by the collected gradients, forget these, and return their norm.

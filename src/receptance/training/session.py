@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from receptance.models import AnyModel
 from receptance.models import Config as ModelSizes
 from receptance.training.config import NO_SIZES, Config, ModelConfig
 from receptance.training.corpus import Corpus, open_corpus
-from receptance.training.metrics import Record, read_metrics, rewind_metrics
+from receptance.training.distributed import ALONE, World
+from receptance.training.metrics import Record, Sink, read_metrics, rewind_metrics
 from receptance.training.optimizer import MasterAdamW
 from receptance.training.plot import plot_loss
 from receptance.training.progress import Progress, Result, Validation
@@ -44,6 +46,7 @@ def train(
     config: Config,
     *,
     resume: bool = False,
+    world: World = ALONE,
     report: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Result:
@@ -54,22 +57,16 @@ def train(
     goes on from its newest whole snapshot as if it had never stopped, also where it was killed (see
     `resume_config`). `signals.stop_on_signals` makes a `stop` that Ctrl-C sets.
 
+    Several processes train together where each calls this with the same config and the `world` that
+    `joined_world` gives it. They share the samples of a step, and the folder, in which the first alone
+    writes. An error is raised in all of them, and one that is told to stop stops all.
+
     Raises ConfigError or DataError before the first step where recipe, model and text do not fit together,
     CheckpointError where a file is damaged, and TrainingError where the run cannot go on.
     """
-    folder = RunFolder(config.run.folder)
-    if resume and not folder.config.is_file():
-        raise TrainingError(f"{folder.path}: holds no run, so there is nothing to go on from.")
-    if not resume:
-        folder.refuse_if_used()
-    contexts = {stage.context for stage in Timetable(config).stages}
-    corpus = open_corpus(config.data, config.run.seed, contexts, chunk=config.training.chunk)
-    if resume:
-        with folder.claimed():
-            return _trained(_resumed(config, folder, corpus), report, stop)
-    trainer = _started(config, folder, corpus)
-    with folder.claimed():
-        return _trained(trainer, report, stop)
+    with ExitStack() as claims:
+        trainer = world.in_turn(lambda: _ready(config, resume, world, claims))
+        return _trained(trainer, report, lambda: world.any(stop()))
 
 
 def resume_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -86,17 +83,40 @@ def resume_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
     return load_config(path, [*overrides, f"--run.folder={folder}"])
 
 
+def _ready(config: Config, resume: bool, world: World, claims: ExitStack) -> Trainer:
+    """Return a run before its next step; the first process claims its folder as long as `claims` lasts."""
+    folder = RunFolder(config.run.folder)
+    if resume and not folder.config.is_file():
+        raise TrainingError(f"{folder.path}: holds no run, so there is nothing to go on from.")
+    if not resume and world.is_first:
+        folder.refuse_if_used()
+    timetable = Timetable(config)
+    timetable.check_shares(world.size)
+    contexts = {stage.context for stage in timetable.stages}
+    corpus = open_corpus(config.data, config.run.seed, contexts, chunk=config.training.chunk)
+    if resume:
+        if world.is_first:
+            claims.enter_context(folder.claimed())
+        return _resumed(config, folder, corpus, world)
+    trainer = _started(config, folder, corpus, world)
+    if world.is_first:
+        claims.enter_context(folder.claimed())
+    return trainer
+
+
 def _trained(trainer: Trainer, report: Callable[[Progress], None], stop: Callable[[], bool]) -> Result:
     """Train to the end, and draw what came of it."""
     folder = trainer.folder
     result = trainer.run(report, stop)
+    if not trainer.world.is_first:
+        return result
     runs = {folder.path.name: read_metrics(folder.metrics)}
     plot_loss(runs, folder.plot, title=_title(folder, trainer.model))
     return result
 
 
-def _started(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
-    """Return a run before its first step, and make its folder."""
+def _started(config: Config, folder: RunFolder, corpus: Corpus, world: World) -> Trainer:
+    """Return a run before its first step; the first process makes its folder."""
     if config.model.initial is None:
         model = _fresh_model(config, corpus.description.vocabulary_size)
     else:
@@ -110,15 +130,8 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
             )
         model = initial.model
     corpus.check_vocabulary(model.config.vocabulary_size)
-    model = _placed(model, config)
+    model = _placed(model, config, world)
     optimizer = MasterAdamW(model, config.optimizer, config.groups)
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        sinks = open_sinks(config, step=0)
-        save_config(config, folder.config)
-        corpus.copy_tokenizer(folder.path)
-    except OSError as error:
-        raise ConfigError(f"run.folder is {folder.path}, which cannot be written: {error}.") from error
     return Trainer(
         config,
         model=model,
@@ -126,27 +139,42 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
         corpus=corpus,
         folder=folder,
         position=Position(),
-        sinks=sinks,
+        sinks=_founded(config, folder, corpus) if world.is_first else (),
+        world=world,
     )
 
 
-def _resumed(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
+def _founded(config: Config, folder: RunFolder, corpus: Corpus) -> tuple[Sink, ...]:
+    """Make the folder of a run, with config and tokenizer in it, and return where its log goes besides."""
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        sinks = open_sinks(config, step=0)
+        save_config(config, folder.config)
+        corpus.copy_tokenizer(folder.path)
+    except OSError as error:
+        raise ConfigError(f"run.folder is {folder.path}, which cannot be written: {error}.") from error
+    return sinks
+
+
+def _resumed(config: Config, folder: RunFolder, corpus: Corpus, world: World) -> Trainer:
     """Return a run as it was when its newest whole snapshot was taken, and forget what it did afterwards."""
     snapshot = folder.snapshots.newest()
     if snapshot is None:
-        return _started_again(config, folder, corpus)
+        return _started_again(config, folder, corpus, world)
     _check_same_run(config, corpus, snapshot, folder)
     sizes = dict(snapshot.model)
     model = _without_numbers(GENERATIONS[sizes.pop("generation")].config(**sizes))
-    model = _placed(model, config)
+    model = _placed(model, config, world)
     corpus.check_vocabulary(model.config.vocabulary_size)
     optimizer = MasterAdamW(model, config.optimizer, config.groups)
     try:
         optimizer.load_state(snapshot.tensors)
     except TrainingError as error:
         raise TrainingError(f"{folder.snapshots.path(snapshot.position.step)}: {error}") from error
-    records = rewind_metrics(folder.metrics, snapshot.position.step)
-    save_config(config, folder.config)
+    step = snapshot.position.step
+    if world.is_first:
+        rewind_metrics(folder.metrics, step)
+        save_config(config, folder.config)
     return Trainer(
         config,
         model=model,
@@ -154,23 +182,25 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
         corpus=corpus,
         folder=folder,
         position=snapshot.position,
-        saved_step=snapshot.position.step,
+        saved_step=step,
         memory=snapshot.guard,
-        validation=_last_validation(records),
-        sinks=open_sinks(config, step=snapshot.position.step),
+        validation=_last_validation(read_metrics(folder.metrics)),
+        sinks=open_sinks(config, step=step) if world.is_first else (),
+        world=world,
     )
 
 
-def _started_again(config: Config, folder: RunFolder, corpus: Corpus) -> Trainer:
+def _started_again(config: Config, folder: RunFolder, corpus: Corpus, world: World) -> Trainer:
     """Return a run before its first step, once more, because it was ended before its first snapshot."""
     if folder.checkpoint.exists():  # which is written after a snapshot
         raise TrainingError(
             f"{folder.path}: its snapshots are gone, so there is nothing to go on from. A new run with "
             f"model.initial={folder.checkpoint} begins with its weights."
         )
-    logger.warning("%s: the run ended before its first snapshot, so it starts again.", folder.path)
-    rewind_metrics(folder.metrics, 0)
-    return _started(config, folder, corpus)
+    if world.is_first:
+        logger.warning("%s: the run ended before its first snapshot, so it starts again.", folder.path)
+        rewind_metrics(folder.metrics, 0)
+    return _started(config, folder, corpus, world)
 
 
 def model_config(config: ModelConfig, vocabulary_size: int) -> ModelSizes:
@@ -198,10 +228,10 @@ def _without_numbers(sizes: ModelSizes) -> AnyModel:
     return empty_model(sizes).to_empty(device="cpu")
 
 
-def _placed(model: AnyModel, config: Config) -> AnyModel:
-    """Put a float32 model into the number format and onto the device of the run."""
+def _placed(model: AnyModel, config: Config, world: World) -> AnyModel:
+    """Put a float32 model into the number format of the run and onto the device of this process."""
     try:
-        model.to(torch.device(config.run.device))
+        model.to(world.device(config.run.device))
     except (RuntimeError, AssertionError) as error:  # torch says in many ways that a device is not there
         raise ConfigError(f"run.device is {config.run.device!r}, which torch cannot use: {error}") from error
     return model.cast_matrices(getattr(torch, config.training.dtype)).drop(config.model.dropout).train()

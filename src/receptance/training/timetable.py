@@ -6,6 +6,7 @@ import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from receptance.errors import ConfigError
 from receptance.training.config import Config, OptimizerConfig, StageConfig, TrainingConfig
 from receptance.training.schedule import learning_rate, progress
 
@@ -37,10 +38,18 @@ class Stage:
         """Return the tokens that the run has read after so many of its steps, the last of them in here."""
         return self.tokens_before + (steps - self.first_step) * self.tokens_per_step
 
-    def sample(self, step: int, part: int) -> int:
-        """Return the first sample of a batch: of this context, counted from 0 over the run."""
-        done = (step - self.first_step) * self.samples_per_step + part * self.batch_size
-        return self.samples_before + done
+    def sample(self, step: int) -> int:
+        """Return the first sample of a step: of this context, counted from 0 over the run."""
+        return self.samples_before + (step - self.first_step) * self.samples_per_step
+
+    def batches(self, step: int, *, rank: int, world_size: int) -> Iterator[tuple[int, int]]:
+        """Yield the batches of a step that one of several processes reads: first sample, number of samples.
+
+        One after the other, the processes read the samples of the step, each as many as another or one more.
+        """
+        begin, end = (self.samples_per_step * share // world_size for share in (rank, rank + 1))
+        for first in range(begin, end, self.batch_size):
+            yield self.sample(step) + first, min(self.batch_size, end - first)
 
 
 class Timetable:
@@ -67,6 +76,16 @@ class Timetable:
     def progress(self, *, steps: int, seconds: float) -> float:
         """Return how much of the run so many steps are, from 0 to 1; seconds count where it is so bounded."""
         return progress(self._bounds, steps=steps, tokens=self.tokens_after(steps), seconds=seconds)
+
+    def check_shares(self, world_size: int) -> None:
+        """Raise ConfigError where a step has fewer samples than processes that are to share them."""
+        for stage in self.stages:
+            if stage.samples_per_step < world_size:
+                raise ConfigError(
+                    f"training.batch_size {stage.batch_size} × training.accumulation {stage.accumulation} is "
+                    f"{stage.samples_per_step} samples a step, but {world_size} processes share them, and "
+                    "each needs one. Raise accumulation, or start fewer processes."
+                )
 
     def read_alike(self, other: Timetable, steps: int) -> bool:
         """Say whether the first steps of two runs read samples of the same context in the same batches."""
@@ -139,7 +158,7 @@ def _stages(config: Config) -> Iterator[Stage]:
         )
         num_steps = part.max_steps or -(-part.max_tokens // stage.tokens_per_step)
         steps += num_steps
-        tokens, samples[context] = stage.tokens_after(steps), stage.sample(steps, 0)
+        tokens, samples[context] = stage.tokens_after(steps), stage.sample(steps)
         yield replace(stage, num_steps=num_steps)
 
 

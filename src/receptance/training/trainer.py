@@ -28,6 +28,7 @@ from receptance.training.chunks import backward
 from receptance.training.config import Config
 from receptance.training.corpus import Corpus
 from receptance.training.cost import flops_per_token
+from receptance.training.distributed import ALONE, World
 from receptance.training.finite import first_not_finite, largest
 from receptance.training.guard import Guard, Memory
 from receptance.training.metrics import MetricsLog, Record, Sink
@@ -50,7 +51,7 @@ Loss = Callable[[Tensor, Tensor | None, Tensor | None, State | None], tuple[Tens
 
 
 class Trainer:
-    """A run at work: model, optimizer, corpus, folder, position and clock."""
+    """A run at work, in one process or several: model, optimizer, corpus, folder, position and clock."""
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class Trainer:
         memory: Memory | None = None,
         validation: Validation | None = None,
         sinks: Sequence[Sink] = (),
+        world: World = ALONE,
     ) -> None:
         self.config = config
         self.model = model
@@ -75,7 +77,8 @@ class Trainer:
         self.timetable = Timetable(config)
         self.guard = Guard(config.guard, memory or Memory())
         self.sinks = sinks
-        self._tokenizer = corpus.tokenizer() if config.samples.prompts else None
+        self.world = world
+        self._tokenizer = corpus.tokenizer() if config.samples.prompts and world.is_first else None
         self._flops_per_token = flops_per_token(model)
         self._saved_step = saved_step  # of the newest snapshot in the folder, if there is one
         self._validation = validation  # the last one, of whatever session
@@ -102,11 +105,11 @@ class Trainer:
     def run(self, report: Callable[[Progress], None], stop: Callable[[], bool]) -> Result:
         """Train to the end, or until `stop` says yes between two steps or batches of a validation; then save.
 
-        Raises DivergenceError where the guard stops the run, and TrainingError where the disk refuses; the
-        last snapshot stays as it was.
+        `stop` must say the same in every process. Raises DivergenceError where the guard stops the run, and
+        TrainingError where the disk refuses; the last snapshot stays as it was.
         """
         every, samples_every = self.config.training.validate_every, self.config.samples.every
-        with MetricsLog(self.folder.metrics, self.sinks) as log:
+        with MetricsLog(self.folder.metrics if self.world.is_first else None, self.sinks) as log:
             if self.position.step and self._is_due(every):
                 self._validate(log, stop)  # which may be what the session before had no time for
             interrupted = False
@@ -118,7 +121,8 @@ class Trainer:
                     samples = self._write_samples(log) if is_due else ()
                     report(replace(done, validation=validation, samples=samples))
                 interrupted = stop()
-                if not interrupted and self._save_times.is_due(self.position.step, time.monotonic()):
+                can_save = self._save_times.is_due(self.position.step, time.monotonic())
+                if not interrupted and self.world.first(can_save):
                     self._save(log)
             if self._share() >= 1.0:
                 self._validate(log, stop)
@@ -171,22 +175,21 @@ class Trainer:
 
         Raises DivergenceError where the loss, or the state after a batch, is not finite.
         """
-        training, stage = self.config.training, self.timetable.stage(step)
+        training, world, stage = self.config.training, self.world, self.timetable.stage(step)
         windows = self.corpus.training[stage.context]
-        batches = [
-            batch
-            for part in range(stage.accumulation)
-            for batch in windows.samples(stage.sample(step, part), stage.batch_size)
-        ]
-        # Each token weighs the same, in whichever batch it lies.
-        total = max(sum(batch.num_learnt for batch in batches), 1)
+        shares = stage.batches(step, rank=world.rank, world_size=world.size)
+        batches = [batch for share in shares for batch in windows.samples(*share)]
+        # Each token weighs the same, in whichever batch and process it lies.
+        total = max(int(world.sum(sum(batch.num_learnt for batch in batches))[0]), 1)
         losses = []
-        for part, batch in enumerate(batches):
-            read = partial(self._read, (step, part))
-            for loss in backward(read, batch.chunks(training.chunk), total, training.chunk_gradient):
-                self.optimizer.collect()
-                losses.append(loss)
-        return float(torch.stack(losses).sum())
+        with world.together():
+            for part, batch in enumerate(batches):
+                read = partial(self._read, (step, part * world.size + world.rank))
+                for loss in backward(read, batch.chunks(training.chunk), total, training.chunk_gradient):
+                    self.optimizer.collect()
+                    losses.append(loss)
+        world.add_up(self.optimizer.gradients())
+        return world.sum(float(torch.stack(losses).sum()))[0]
 
     def _read(
         self,
@@ -219,7 +222,8 @@ class Trainer:
         self.position = replace(after, seconds=self._seconds())
         record: Record = {"kind": "skip"}
         if not self.guard.may_skip():
-            snapshot = self.folder.snapshots.newest() if self.config.guard.policy == "rollback" else None
+            newest = self.folder.snapshots.newest
+            snapshot = self.world.in_turn(newest) if self.config.guard.policy == "rollback" else None
             if snapshot is None or not self.guard.may_roll_back(snapshot.position.step):
                 raise DivergenceError(f"{self._place(after.step)}: {error}. {self._way_back()}") from error
             self.optimizer.load_state(snapshot.tensors)
@@ -244,17 +248,21 @@ class Trainer:
         """
         if self.corpus.validation is None or self._is_measured():
             return None
-        training = self.config.training
-        total, count = 0.0, 0
-        for batch in self.corpus.validation.sequential(training.batch_size, training.validation_tokens):
+        training, world = self.config.training, self.world
+        total, count = 0.0, 0.0
+        batches = self.corpus.validation.sequential(training.batch_size, training.validation_tokens)
+        for number, batch in enumerate(batches):
+            if number % world.size == 0 and stop():
+                return None
+            if number % world.size != world.rank:
+                continue  # another process reads it
             state = None
             for chunk in batch.chunks(training.chunk):
-                if stop():
-                    return None
                 with evaluating(self.model):
                     _, nats, _, state = self._eager_loss(*self._on_device(chunk), state)
                 total += float(nats) * chunk.num_learnt
             count += batch.num_learnt
+        total, count = world.sum(total, count)
         if not count:
             return None
         loss = total / count
@@ -288,8 +296,17 @@ class Trainer:
 
     def _save(self, log: MetricsLog) -> None:
         """Write the snapshot, remove those that need not stay, and write the checkpoint."""
-        began, training = time.monotonic(), self.config.training
+        began = time.monotonic()
         self.position = replace(self.position, seconds=self._seconds())
+        if self.world.is_first:
+            self._write_snapshot(log)
+        self._saved_step = self.position.step
+        self._write_checkpoint()
+        self._save_times.saved(began, time.monotonic())
+
+    def _write_snapshot(self, log: MetricsLog) -> None:
+        """Write the snapshot, and remove those that need not stay."""
+        training = self.config.training
         snapshot = Snapshot(
             position=self.position,
             model={"generation": self.model.config.generation, **asdict(self.model.config)},
@@ -301,14 +318,13 @@ class Trainer:
         with self._writing("the snapshot"):
             log.sync()
             self.folder.snapshots.save(snapshot)
-        self._saved_step = self.position.step
         with self._writing("the folder of snapshots"):
             self.folder.snapshots.prune(keep_last=training.keep_last, keep_every=training.keep_every)
-        self._write_checkpoint()
-        self._save_times.saved(began, time.monotonic())
 
     def _write_checkpoint(self) -> None:
         """Write the model to generate with, whole or not at all."""
+        if not self.world.is_first:
+            return
         origin = {"training_step": str(self.position.step), "training_tokens": str(self.position.tokens)}
         tokenizer = self.corpus.description.tokenizer
         with self._writing(self.folder.checkpoint.name):
@@ -351,19 +367,18 @@ class Trainer:
         return bool(every) and self.position.step % every == 0
 
     def _seconds(self) -> float:
-        """Time spent on the run until now."""
-        return self._start.seconds + time.monotonic() - self._started
+        """Time spent on the run until now, by the first process's clock."""
+        return self.world.first(self._start.seconds + time.monotonic() - self._started)
 
     def _share(self) -> float:
         """How much of the run is done, from 0 to 1."""
-        return self.timetable.progress(steps=self.position.step, seconds=self._seconds())
+        return self.timetable.progress(steps=self.position.step, seconds=self.position.seconds)
 
     def _seconds_left(self) -> float:
         """Estimate the time to the end from the pace of this session."""
         gained = self._share() - self._share_at_start
-        return (
-            (1 - self._share()) * (self._seconds() - self._start.seconds) / gained if gained > 0 else math.inf
-        )
+        spent = self.position.seconds - self._start.seconds
+        return (1 - self._share()) * spent / gained if gained > 0 else math.inf
 
 
 @contextmanager
