@@ -103,6 +103,7 @@ class TrainingConfig:
     accumulation: Positive = 1  # batches whose gradients are summed for one step
     chunk: Count = 0  # tokens of a sample in memory at a time, so that its context may be any; 0: all of them
     chunk_gradient: Literal["full", "truncated"] = "full"  # see training/chunks.py
+    activation_checkpointing: bool = False  # less memory, a third more arithmetic, the same numbers
     max_steps: Count = 0  # 0: no such bound
     max_tokens: Count = 0
     max_minutes: Amount = 0.0

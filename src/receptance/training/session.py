@@ -16,6 +16,7 @@ from receptance.checkpoints.stored_model import empty_model
 from receptance.errors import ConfigError, TrainingError
 from receptance.models import AnyModel
 from receptance.models import Config as ModelSizes
+from receptance.training.activation_checkpointing import forget_activations
 from receptance.training.config import NO_SIZES, Config, ModelConfig
 from receptance.training.corpus import Corpus, open_corpus
 from receptance.training.distributed import ALONE, World
@@ -234,7 +235,8 @@ def _placed(model: AnyModel, config: Config, world: World) -> AnyModel:
         model.to(world.device(config.run.device))
     except (RuntimeError, AssertionError) as error:  # torch says in many ways that a device is not there
         raise ConfigError(f"run.device is {config.run.device!r}, which torch cannot use: {error}") from error
-    return model.cast_matrices(getattr(torch, config.training.dtype)).drop(config.model.dropout).train()
+    model.cast_matrices(getattr(torch, config.training.dtype)).drop(config.model.dropout).train()
+    return forget_activations(model) if config.training.activation_checkpointing else model
 
 
 def _check_same_run(config: Config, corpus: Corpus, snapshot: Snapshot, folder: RunFolder) -> None:
