@@ -33,7 +33,7 @@ class Watched(Trainer):
 
     def run(self, *arguments: Any) -> Any:
         Watched.last = self
-        whole = self._loss
+        whole = self.reader.loss
 
         def loss(*batch: Any) -> Any:
             loss, nats, *others = whole(*batch)
@@ -41,7 +41,7 @@ class Watched(Trainer):
                 loss, nats = loss * math.nan, nats * math.nan
             return loss, nats, *others
 
-        self._loss = loss
+        self.reader.loss = loss
         return super().run(*arguments)
 
 

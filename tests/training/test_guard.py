@@ -101,15 +101,15 @@ def bad_state(trainer: Trainer, random_numbers: random.Random) -> Iterator[None]
 
 @contextmanager
 def bad_loss(trainer: Trainer, random_numbers: random.Random) -> Iterator[None]:
-    whole = trainer._loss
+    whole = trainer.reader.loss
 
     def bad(*arguments: Any) -> tuple[Tensor, ...]:
         loss, *rest = whole(*arguments)
         return loss * random_numbers.choice(NOT_FINITE), *rest
 
-    trainer._loss = bad
+    trainer.reader.loss = bad
     yield
-    trainer._loss = whole
+    trainer.reader.loss = whole
 
 
 INJECTIONS = (bad_weight, bad_gradient, bad_output, bad_state, bad_loss)

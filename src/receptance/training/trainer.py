@@ -18,23 +18,21 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from receptance import checkpoints, kernels
+from receptance import checkpoints
 from receptance.checkpoints.stored_model import empty_model
 from receptance.data.description import TRAIN, VALIDATION
-from receptance.data.windows import Batch
 from receptance.errors import CheckpointError, DivergenceError, TrainingError
-from receptance.models import AnyModel, State
+from receptance.models import AnyModel
 from receptance.training.chunks import backward
 from receptance.training.config import Config
 from receptance.training.corpus import Corpus
 from receptance.training.cost import flops_per_token
 from receptance.training.distributed import ALONE, World
-from receptance.training.finite import first_not_finite, largest
 from receptance.training.guard import Guard, Memory
 from receptance.training.metrics import MetricsLog, Record, Sink
 from receptance.training.optimizer import MasterAdamW
 from receptance.training.progress import Progress, Result, Validation
-from receptance.training.randomness import seeded
+from receptance.training.reading import Reader, evaluating
 from receptance.training.recipe import config_to_tables
 from receptance.training.run_folder import RunFolder
 from receptance.training.samples import Sample, write_samples
@@ -43,11 +41,6 @@ from receptance.training.snapshot import Position, Snapshot
 from receptance.training.timetable import Timetable
 
 logger = logging.getLogger(__name__)
-
-# tokens, targets, lengths, state -> loss to differentiate, nats per token, the largest absolute value among
-# what the head read and the state, for a look at whether all is finite, and the state after the tokens;
-# without targets, both losses are 0
-Loss = Callable[[Tensor, Tensor | None, Tensor | None, State | None], tuple[Tensor, Tensor, Tensor, State]]
 
 
 class Trainer:
@@ -75,6 +68,7 @@ class Trainer:
         self.folder = folder
         self.position = position
         self.timetable = Timetable(config)
+        self.reader = Reader(model, config.training)
         self.guard = Guard(config.guard, memory or Memory())
         self.sinks = sinks
         self.world = world
@@ -87,20 +81,6 @@ class Trainer:
         self._share_at_start = self._share()
         training = config.training
         self._save_times = SaveTimes(every=training.save_every, share=training.save_share, now=self._started)
-
-        penalties = training.max_logit_weight, training.z_loss_weight
-
-        def loss(
-            tokens: Tensor, targets: Tensor | None, lengths: Tensor | None, state: State | None
-        ) -> tuple[Tensor, Tensor, Tensor, State]:
-            hidden, end = model.features(tokens, state, lengths)
-            loss = nats = hidden.new_zeros(())
-            if targets is not None:
-                loss, nats = kernels.linear_cross_entropy(hidden, model.head.weight, targets, *penalties)
-            return loss, nats, largest(hidden, *end.tensors().values()), end
-
-        self._eager_loss: Loss = loss
-        self._loss: Loss = torch.compile(loss, dynamic=False) if config.training.compile else loss
 
     def run(self, report: Callable[[Progress], None], stop: Callable[[], bool]) -> Result:
         """Train to the end, or until `stop` says yes between two steps or batches of a validation; then save.
@@ -184,34 +164,13 @@ class Trainer:
         losses = []
         with world.together():
             for part, batch in enumerate(batches):
-                read = partial(self._read, (step, part * world.size + world.rank))
+                place = self.config.run.seed, step, part * world.size + world.rank
+                read = partial(self.reader.learn, place)
                 for loss in backward(read, batch.chunks(training.chunk), total, training.chunk_gradient):
                     self.optimizer.collect()
                     losses.append(loss)
         world.add_up(self.optimizer.gradients())
         return world.sum(float(torch.stack(losses).sum()))[0]
-
-    def _read(
-        self,
-        place: tuple[int, ...],
-        number: int,
-        chunk: Batch,
-        state: State | None,
-        *,
-        needs_loss: bool = True,
-    ) -> tuple[Tensor, Tensor, State]:
-        """Read a chunk of the batch in this place: see `chunks.Read`.
-
-        Raises DivergenceError where the loss, or the state after the chunk, is not finite.
-        """
-        tokens, targets, lengths = self._on_device(chunk)
-        with seeded(self.model.device, self.config.run.seed, *place, number):  # for dropout
-            loss, nats, extent, end = self._loss(tokens, targets if needs_loss else None, lengths, state)
-        if not math.isfinite(float(loss.detach() + extent)):
-            found = first_not_finite(self.model, tokens, state)
-            what = f"the loss is {float(nats)}" if needs_loss else "a state between chunks is not finite"
-            raise DivergenceError(f"{what}: {found}")
-        return loss, nats, end
 
     def _go_on_without(self, after: Position, error: DivergenceError, log: MetricsLog) -> None:
         """Leave out a step that would have spoilt the weights, and log that.
@@ -239,7 +198,6 @@ class Trainer:
         known = self._validation is not None and self._validation.step == self.position.step
         return known or self.corpus.validation is None
 
-    @torch.no_grad()
     def _validate(self, log: MetricsLog, stop: Callable[[], bool]) -> Validation | None:
         """Measure the loss on the text that was held back, and log it.
 
@@ -256,11 +214,7 @@ class Trainer:
                 return None
             if number % world.size != world.rank:
                 continue  # another process reads it
-            state = None
-            for chunk in batch.chunks(training.chunk):
-                with evaluating(self.model):
-                    _, nats, _, state = self._eager_loss(*self._on_device(chunk), state)
-                total += float(nats) * chunk.num_learnt
+            total += self.reader.measure(batch, training.chunk)
             count += batch.num_learnt
         total, count = world.sum(total, count)
         if not count:
@@ -357,12 +311,6 @@ class Trainer:
             "--optimizer.learning_rate=… where they help."
         )
 
-    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        tokens, targets = (
-            torch.from_numpy(part).to(self.model.device) for part in (batch.tokens, batch.targets)
-        )
-        return tokens, targets, None if batch.lengths is None else torch.from_numpy(batch.lengths)
-
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.position.step % every == 0
 
@@ -379,16 +327,6 @@ class Trainer:
         gained = self._share() - self._share_at_start
         spent = self.position.seconds - self._start.seconds
         return (1 - self._share()) * spent / gained if gained > 0 else math.inf
-
-
-@contextmanager
-def evaluating(model: AnyModel) -> Iterator[None]:
-    """Let a model that is trained read without dropout."""
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train()
 
 
 def with_weights(model: AnyModel, weights: Mapping[str, Tensor]) -> AnyModel:

@@ -1,0 +1,91 @@
+"""What the model of a run makes of a batch: the loss, the state after it, and whether all of it is finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from receptance import kernels
+from receptance.data.windows import Batch
+from receptance.errors import DivergenceError
+from receptance.models import AnyModel, State
+from receptance.training.config import TrainingConfig
+from receptance.training.finite import first_not_finite, largest
+from receptance.training.randomness import seeded
+
+# tokens, targets, lengths, state -> loss to differentiate, nats per token, the largest absolute value among
+# what the head read and the state, for a look at whether all is finite, and the state after the tokens;
+# without targets, both losses are 0
+Loss = Callable[[Tensor, Tensor | None, Tensor | None, State | None], tuple[Tensor, Tensor, Tensor, State]]
+
+
+class Reader:
+    """Reads batches with a model: to learn from them, or to measure how well it knows them."""
+
+    def __init__(self, model: AnyModel, config: TrainingConfig) -> None:
+        self.model = model
+        penalties = config.max_logit_weight, config.z_loss_weight
+
+        def loss(
+            tokens: Tensor, targets: Tensor | None, lengths: Tensor | None, state: State | None
+        ) -> tuple[Tensor, Tensor, Tensor, State]:
+            hidden, end = model.features(tokens, state, lengths)
+            loss = nats = hidden.new_zeros(())
+            if targets is not None:
+                loss, nats = kernels.linear_cross_entropy(hidden, model.head.weight, targets, *penalties)
+            return loss, nats, largest(hidden, *end.tensors().values()), end
+
+        self._eager_loss: Loss = loss
+        self.loss: Loss = torch.compile(loss, dynamic=False) if config.compile else loss
+
+    def learn(
+        self,
+        place: tuple[int, ...],
+        number: int,
+        chunk: Batch,
+        state: State | None,
+        *,
+        needs_loss: bool = True,
+    ) -> tuple[Tensor, Tensor, State]:
+        """Read a chunk, as `chunks.Read` says, of the batch in this place, which decides what drops out.
+
+        Raises DivergenceError where the loss, or the state after the chunk, is not finite.
+        """
+        tokens, targets, lengths = self._on_device(chunk)
+        with seeded(self.model.device, *place, number):  # for dropout
+            loss, nats, extent, end = self.loss(tokens, targets if needs_loss else None, lengths, state)
+        if not math.isfinite(float(loss.detach() + extent)):
+            found = first_not_finite(self.model, tokens, state)
+            what = f"the loss is {float(nats)}" if needs_loss else "a state between chunks is not finite"
+            raise DivergenceError(f"{what}: {found}")
+        return loss, nats, end
+
+    @torch.no_grad()
+    def measure(self, batch: Batch, chunk: int) -> float:
+        """Return the nats of all that is to be learnt of a batch, read in chunks of so many tokens."""
+        total, state = 0.0, None
+        with evaluating(self.model):
+            for part in batch.chunks(chunk):
+                _, nats, _, state = self._eager_loss(*self._on_device(part), state)
+                total += float(nats) * part.num_learnt
+        return total
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        tokens, targets = (
+            torch.from_numpy(part).to(self.model.device) for part in (batch.tokens, batch.targets)
+        )
+        return tokens, targets, None if batch.lengths is None else torch.from_numpy(batch.lengths)
+
+
+@contextmanager
+def evaluating(model: AnyModel) -> Iterator[None]:
+    """Let a model that is trained read without dropout."""
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
