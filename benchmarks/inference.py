@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import gc
 import multiprocessing
-import platform
 import statistics
 import sys
 import tempfile
@@ -28,13 +27,12 @@ import torch
 import receptance
 from benchmarks.models import SHAPES, random_model
 from benchmarks.peers.engine import CASES, CHECKED_TOKENS, ENGINES, Answer, Logits, Request, Tokens, serve
-from benchmarks.report import add_numbers, add_output, line, publish
-from receptance import checkpoints, native
-from receptance.inference.machine import processor
+from benchmarks.report import add_numbers, add_output, line, publish, setting
+from receptance import checkpoints
 from receptance.quantization.packed import FORMATS
 
 OURS = "receptance"
-PACKAGES = ("torch", "transformers", "rwkv", "llama_cpp_python", "openvino", "nncf")
+PACKAGES = ("transformers", "rwkv", "llama_cpp_python", "openvino", "nncf")
 # As a share of the length of the logits: more than rounding gives, far less than anything wrong would show.
 LARGEST_ERRORS = {"float32": 1e-3, "bfloat16": 0.1, "int8": 0.1, "int4": 0.5}
 TEXTS = 16
@@ -220,14 +218,10 @@ def group(
 
 def report(arguments: argparse.Namespace) -> Iterator[str]:
     torch.set_num_threads(arguments.threads)
-    yield f"`python -m benchmarks.inference {' '.join(sys.argv[1:])}`"
-    yield ""
-    features = native.level() if native.library() else native.unavailable_reason()
+    yield from setting("inference", arguments.threads)
     yield (
-        f"{processor()}, {arguments.threads} threads, native library at level {features}; Python "
-        f"{platform.python_version()}, {', '.join(installed(package) for package in PACKAGES)}. "
-        f"Tokens a second, the best of {arguments.turns} turns and in brackets the median. llama.cpp is "
-        "built without AMX (`make peers`)."
+        f"Beside {', '.join(installed(package) for package in PACKAGES)}. Tokens a second, the best of "
+        f"{arguments.turns} turns and in brackets the median. llama.cpp is built without AMX (`make peers`)."
     )
     for name in arguments.models:
         with tempfile.TemporaryDirectory(prefix="receptance-") as folder:

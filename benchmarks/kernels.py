@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import platform
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -23,9 +21,8 @@ from torch import Tensor
 
 from benchmarks import matrix
 from benchmarks.limits import addition
-from benchmarks.report import add_numbers, add_output, line, milliseconds, publish
+from benchmarks.report import add_numbers, add_output, line, milliseconds, publish, setting
 from receptance import kernels, native
-from receptance.inference.machine import processor
 from receptance.inference.timing import Run, take_turns
 
 Function = Callable[..., Tensor]
@@ -212,14 +209,8 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
     is_tuned = kernels.tune_allocator()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    yield f"Command: `python -m benchmarks.kernels {' '.join(sys.argv[1:])}`"
-    yield ""
-    yield (
-        f"{processor()}, {arguments.threads} threads; Python {platform.python_version()}, torch "
-        f"{torch.__version__}; native kernels: "
-        f"{native.level() if native.library() else native.unavailable_reason()}; "
-        f"allocator {'tuned' if is_tuned else 'as it comes'}; {arguments.turns} turns."
-    )
+    yield from setting("kernels", arguments.threads)
+    yield f"Allocator {'tuned' if is_tuned else 'as it comes'}; {arguments.turns} turns."
     yield from wkv4_table(arguments.batch, arguments.time, arguments.channel, arguments.turns)
     for operator in matrix.OPERATORS:
         heads = arguments.channel // matrix.HEAD_SIZE

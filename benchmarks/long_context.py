@@ -8,13 +8,10 @@ less what it had with the model loaded. The picture lies beside the report.
 from __future__ import annotations
 
 import argparse
-import platform
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,11 +19,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.models import SHAPES, random_model
-from benchmarks.report import add_numbers, add_output, line, publish
+from benchmarks.report import add_numbers, add_output, line, picture, publish, setting
 from receptance import kernels
 from receptance.data import Batch
 from receptance.inference.fresh_process import Report, call_in_fresh_process
-from receptance.inference.machine import peak_bytes, processor, resident_bytes
+from receptance.inference.machine import peak_bytes, resident_bytes
 from receptance.models import State
 from receptance.training.chunks import ChunkGradient, backward
 
@@ -75,7 +72,7 @@ def measure(
     return Point(context, (peak_bytes() or 0) - before, context / seconds)
 
 
-def draw(curves: Mapping[str, list[Point]], file: Path) -> None:
+def drawing(curves: Mapping[str, list[Point]]) -> Figure:
     """Draw the memory over the context, both in powers of two."""
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -91,18 +88,14 @@ def draw(curves: Mapping[str, list[Point]], file: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in (".png", ".svg"):
-        figure.savefig(file.with_suffix(suffix), dpi=150)
+    return figure
 
 
 def report(arguments: argparse.Namespace) -> Iterator[str]:
-    yield f"`python -m benchmarks.long_context {' '.join(sys.argv[1:])}`"
-    yield ""
+    yield from setting("long_context", arguments.threads)
     yield (
-        f"{processor()}, {arguments.threads} threads; Python {platform.python_version()}, torch "
-        f"{torch.__version__}. {arguments.model} in bfloat16, one sample, chunks of {arguments.chunk:,} "
-        "tokens; MB beyond the model, its gradients among them, and tokens a second, of one pass each."
+        f"{arguments.model} in bfloat16, one sample, chunks of {arguments.chunk:,} tokens; MB beyond the "
+        "model, its gradients among them, and tokens a second, of one pass each."
     )
     yield ""
     yield line("context", *(f"{name}: MB | tokens/s" for name in GRADIENTS))
@@ -129,9 +122,7 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
         yield line(f"{context:,}", *cells)
         context *= 2
     if arguments.output:
-        draw(curves, arguments.output)
-        yield ""
-        yield f"![Memory over the context]({arguments.output.with_suffix('.png').name})"
+        yield from picture("Memory over the context", drawing(curves), arguments.output)
 
 
 def main() -> None:

@@ -9,22 +9,20 @@ Each runs in a process of its own, whose memory is shown. A straight line throug
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 
 from benchmarks.models import SHAPES, random_model
-from benchmarks.report import add_numbers, add_output, line, publish
+from benchmarks.report import add_numbers, add_output, line, picture, publish, setting
 from receptance.inference.fresh_process import Report, call_in_fresh_process
-from receptance.inference.machine import processor, resident_bytes
+from receptance.inference.machine import resident_bytes
 from receptance.quantization.packed import FORMATS, Format
 from receptance.runtimes import NativeModel
 
@@ -97,7 +95,7 @@ def slope(points: list[Point]) -> tuple[float, float]:
     return fitted.slope, (sum(r * r for r in residuals) / max(len(x) - 2, 1) / spread) ** 0.5
 
 
-def draw(curves: Mapping[str, list[Point]], file: Path) -> None:
+def drawing(curves: Mapping[str, list[Point]]) -> Figure:
     """Draw the time of a token and the memory of the process over the length of the text."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     time_axes, memory_axes = figure.subplots(1, 2)
@@ -114,9 +112,7 @@ def draw(curves: Mapping[str, list[Point]], file: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     time_axes.legend(frameon=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in (".png", ".svg"):
-        figure.savefig(file.with_suffix(suffix), dpi=150)
+    return figure
 
 
 def show(stage: str, done: int, total: int) -> None:
@@ -124,12 +120,10 @@ def show(stage: str, done: int, total: int) -> None:
 
 
 def report(arguments: argparse.Namespace) -> Iterator[str]:
-    yield f"`python -m benchmarks.long_generation {' '.join(sys.argv[1:])}`"
-    yield ""
+    yield from setting("long_generation", arguments.threads)
     yield (
-        f"{processor()}, {arguments.threads} threads; Python {platform.python_version()}, torch "
-        f"{torch.__version__}. Medians of {arguments.window:,} tokens (Pythia: of {TOKENS_BEHIND}); "
-        "memory of the whole process, torch included."
+        f"Medians of {arguments.window:,} tokens (Pythia: of {TOKENS_BEHIND}); memory of the whole process, "
+        "torch included."
     )
     curves: dict[str, list[Point]] = {}
     for matrix_format in arguments.formats:
@@ -160,9 +154,7 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
             f"{(last.resident - first.resident) / 1000 / (last.tokens - first.tokens):.2f} MB to the process."
         )
     if arguments.output:
-        draw(curves, arguments.output)
-        yield ""
-        yield f"![Time and memory over the length]({arguments.output.with_suffix('.png').name})"
+        yield from picture("Time and memory over the length", drawing(curves), arguments.output)
 
 
 def main() -> None:

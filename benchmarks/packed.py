@@ -8,16 +8,15 @@ operations of a matrix of a model's size, beside torch's own products.
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Iterator
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.report import add_numbers, add_output, line, publish
+from benchmarks.report import add_numbers, add_output, line, publish, setting
 from receptance import native
-from receptance.inference.machine import processor, reading
+from receptance.inference.machine import reading
 from receptance.inference.timing import Run, take_turns
 from receptance.quantization.arena import Arena
 from receptance.quantization.packed import FORMATS, Format, PackedMatrix
@@ -88,12 +87,8 @@ def tokens_table(rows: int, columns: int, threads: int, turns: int) -> Iterator[
 
 def report(arguments: argparse.Namespace) -> Iterator[str]:
     torch.set_num_threads(arguments.threads)
-    yield f"`python -m benchmarks.packed --megabytes {arguments.megabytes} --turns {arguments.turns}`"
-    yield ""
-    yield (
-        f"{processor()}, {arguments.threads} threads; Python {platform.python_version()}, torch "
-        f"{torch.__version__}; {arguments.turns} turns, the best of each."
-    )
+    yield from setting("packed", arguments.threads)
+    yield f"{arguments.turns} turns, the best of each."
     if native.library() is None:
         yield f"Nothing measured: {native.unavailable_reason()}"
         return

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 import statistics
+import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def add_numbers(parser: ArgumentParser, defaults: Mapping[str, int]) -> None:
@@ -18,6 +24,31 @@ def add_numbers(parser: ArgumentParser, defaults: Mapping[str, int]) -> None:
 def add_output(parser: ArgumentParser) -> None:
     """Add the option for the file to keep the report in."""
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the report here too")
+
+
+def setting(module: str, threads: int) -> Iterator[str]:
+    """Yield what figures mean little without: the command, the machine, and the versions of what ran."""
+    import torch
+
+    from receptance import native
+    from receptance.inference.machine import processor
+
+    yield f"`{' '.join([f'python -m benchmarks.{module}', *sys.argv[1:]])}`"
+    yield ""
+    features = native.level() if native.library() else native.unavailable_reason()
+    yield (
+        f"{processor()}, {threads} {'thread' if threads == 1 else 'threads'}, native library at level "
+        f"{features}; Python {platform.python_version()}, torch {torch.__version__}."
+    )
+
+
+def picture(title: str, figure: Figure, report: Path) -> Iterator[str]:
+    """Keep a picture beside the report, and yield the lines that show it there."""
+    report.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".png", ".svg"):
+        figure.savefig(report.with_suffix(suffix), dpi=150)
+    yield ""
+    yield f"![{title}]({report.with_suffix('.png').name})"
 
 
 def publish(title: str, lines: Iterable[str], output: Path | None) -> None:

@@ -7,15 +7,13 @@ installed. The logits are like a language model's (a few hundred tokens stand ou
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from benchmarks.report import add_output, line, milliseconds, publish
+from benchmarks.report import add_output, line, milliseconds, publish, setting
 from receptance.inference import Sampling, sample
-from receptance.inference.machine import processor
 from receptance.inference.timing import Run, take_turns
 
 VOCABULARY = 65_536
@@ -80,9 +78,7 @@ def cases(row: torch.Tensor, settings: dict[str, Any]) -> Iterator[tuple[str, Ru
 def report() -> Iterator[str]:
     """Yield best and median milliseconds."""
     torch.set_num_threads(1)
-    yield "`python -m benchmarks.sampling`"
-    yield ""
-    yield f"{processor()}, one thread; Python {platform.python_version()}, torch {torch.__version__}."
+    yield from setting("sampling", threads=1)
     yield ""
     yield line("logits", "settings", "by", "best ms", "median ms")
     yield line("---", "---", "---", "---:", "---:")

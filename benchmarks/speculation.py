@@ -9,9 +9,7 @@ Each text is written with and without speculation in turns, and must be the same
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,11 +18,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.models import SHAPES, random_model
-from benchmarks.report import add_numbers, add_output, line, publish
-from receptance import native
+from benchmarks.report import add_numbers, add_output, line, publish, setting
 from receptance.inference import History, Sampling, Speculation, go_on
 from receptance.inference.drafts import Drafter, DraftModel, PromptLookup
-from receptance.inference.machine import processor
 from receptance.inference.timing import take_turns
 from receptance.models import AnyModel
 from receptance.quantization.packed import FORMATS
@@ -176,14 +172,10 @@ def table(name: str, matrix_format: str, arguments: argparse.Namespace) -> Itera
 
 def report(arguments: argparse.Namespace) -> Iterator[str]:
     torch.set_num_threads(arguments.threads)
-    yield f"`python -m benchmarks.speculation {' '.join(sys.argv[1:])}`"
-    yield ""
-    features = native.level() if native.library() else native.unavailable_reason()
+    yield from setting("speculation", arguments.threads)
     yield (
-        f"{processor()}, {arguments.threads} threads, native library at level {features}; Python "
-        f"{platform.python_version()}, torch {torch.__version__}. Tokens a second while {arguments.tokens} "
-        f"are written, the best of {arguments.turns} turns and in brackets the median. A draft model has two "
-        "layers of 256."
+        f"Tokens a second while {arguments.tokens} are written, the best of {arguments.turns} turns and in "
+        "brackets the median. A draft model has two layers of 256."
     )
     for name in arguments.models:
         for matrix_format in arguments.formats:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,8 +18,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from importlib.metadata import version
 
-from benchmarks.report import add_output, publish
+from benchmarks.report import add_output, publish, setting
 
 Step = Callable[[], None]
 
@@ -199,20 +199,10 @@ def options(arguments: argparse.Namespace) -> list[str]:
 
 def report(arguments: argparse.Namespace, shape: Shape, names: Sequence[str]) -> Iterator[str]:
     """Measure, and yield the lines of the table."""
-    import torch
-    import transformers
-
-    from receptance import native
-    from receptance.inference.machine import processor
-
-    yield f"Command: `python -m benchmarks.training {' '.join(sys.argv[1:])}`"
-    yield ""
+    yield from setting("training", arguments.threads)
     yield (
-        f"{processor()}, {arguments.threads} threads; Python {platform.python_version()}, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}, native kernels: "
-        f"{native.level() if native.library() else native.unavailable_reason()}. {shape.layers} layers of "
-        f"{shape.hidden}, {shape.batch} x {shape.context} tokens a step, {arguments.rounds} rounds of "
-        f"{arguments.steps} steps."
+        f"GPT-2 of transformers {version('transformers')}. {shape.layers} layers of {shape.hidden}, steps of "
+        f"{shape.batch} x {shape.context} tokens, {arguments.rounds} rounds of {arguments.steps}."
     )
     taken: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(arguments.rounds):

@@ -87,7 +87,7 @@ def serve(engine_name: str, request: Request, connection: Connection) -> None:
             )
     except (MissingError, ImportError) as error:
         connection.send(("missing", str(error)))
-    except Exception as error:
+    except Exception as error:  # whatever another program's package raises; the others are still measured
         connection.send(("missing", f"{type(error).__name__}: {error}"))
 
 
