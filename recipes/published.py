@@ -70,9 +70,18 @@ GOOSE = {"schedule": "cosine", "warm_up_steps": 10, "warm_up_start": 0.01, "beta
 GOOSE |= {"epsilon": 1e-18}
 
 
-def plateau(mini_epochs: int) -> Tables:
-    """Return how long an RWKV-4 keeps its first rate: mini-epochs of 40,320 samples, of 8,043 in all."""
-    return {"plateau": round(mini_epochs / 8043, 7)}
+def with_plateau(
+    name: str, layers: int, width: int, rate: float, mini_epochs: int, final: float = 1e-5
+) -> Size:
+    """Return an RWKV-4 that keeps its first rate for mini-epochs of 40,320 samples, of 8,043 in all."""
+    return Size(
+        name=name,
+        num_layers=layers,
+        hidden_size=width,
+        learning_rate=rate,
+        final_learning_rate=final,
+        optimizer={"plateau": round(mini_epochs / 8043, 7)},
+    )
 
 
 def ranks(decay: int, in_context: int, value: int, gate: int) -> Tables:
@@ -128,23 +137,13 @@ FAMILIES = (
         model={"generation": "4"},
         optimizer=EXPONENTIAL,
         groups=BONUSES_AND_DECAYS,
-        sizes=tuple(
-            Size(
-                name=name,
-                num_layers=layers,
-                hidden_size=width,
-                learning_rate=rate,
-                final_learning_rate=7e-6 if name == "14b" else 1e-5,
-                optimizer=plateau(mini_epochs),
-            )
-            for name, layers, width, rate, mini_epochs in (
-                ("169m", 12, 768, 6e-4, 361),
-                ("430m", 24, 1024, 4e-4, 411),
-                ("1.5b", 24, 2048, 3e-4, 443),
-                ("3b", 32, 2560, 1.5e-4, 451),
-                ("7b", 32, 4096, 1.5e-4, 465),
-                ("14b", 40, 5120, 1e-4, 544),
-            )
+        sizes=(
+            with_plateau("169m", 12, 768, 6e-4, 361),
+            with_plateau("430m", 24, 1024, 4e-4, 411),
+            with_plateau("1.5b", 24, 2048, 3e-4, 443),
+            with_plateau("3b", 32, 2560, 1.5e-4, 451),
+            with_plateau("7b", 32, 4096, 1.5e-4, 465),
+            with_plateau("14b", 40, 5120, 1e-4, 544, final=7e-6),
         ),
     ),
     Family(
@@ -178,22 +177,12 @@ FAMILIES = (
         model={"generation": "4"},
         optimizer=EXPONENTIAL,
         groups=BONUSES_AND_DECAYS,
-        sizes=tuple(
-            Size(
-                name=name,
-                num_layers=layers,
-                hidden_size=width,
-                learning_rate=rate,
-                final_learning_rate=1e-5,
-                optimizer=plateau(mini_epochs),
-            )
-            for name, layers, width, rate, mini_epochs in (
-                ("0.1b", 12, 768, 6e-4, 361),
-                ("0.4b", 24, 1024, 4e-4, 411),
-                ("1.5b", 24, 2048, 3e-4, 443),
-                ("3b", 32, 2560, 1.5e-4, 451),
-                ("7b", 32, 4096, 1.5e-4, 465),
-            )
+        sizes=(
+            with_plateau("0.1b", 12, 768, 6e-4, 361),
+            with_plateau("0.4b", 24, 1024, 4e-4, 411),
+            with_plateau("1.5b", 24, 2048, 3e-4, 443),
+            with_plateau("3b", 32, 2560, 1.5e-4, 451),
+            with_plateau("7b", 32, 4096, 1.5e-4, 465),
         ),
     ),
     Family(
