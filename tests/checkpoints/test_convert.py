@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from receptance.errors import CheckpointError, ConfigError
 from receptance.tokenizers import find_tokenizer, load_tokenizer
 from tests.checkpoints.files import assert_same_weights, random_model
 from tests.checkpoints.folders import small_model
+from tests.checkpoints.memory import memory_taken, needs_memory_figures
 
 
 @pytest.fixture
@@ -188,53 +187,13 @@ def test_a_conversion_tells_how_far_it_is(tmp_path: Path, source: Path) -> None:
         assert set(totals) == {size}
 
 
-# Converts a model of 160 MB, and prints the largest memory that it took beyond what it had before.
-MEASURED_CONVERSION = """
-import sys, threading, time
-from pathlib import Path
-import torch
-from receptance import checkpoints
-from receptance.checkpoints import pickled, stored_model
-from receptance.checkpoints.contents import Weight
-from receptance.models import RWKV7Config
-
-def anonymous_bytes():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-def watch():
-    global largest
-    while not finished:
-        largest = max(largest, anonymous_bytes())
-        time.sleep(0.001)
-
-folder = Path(sys.argv[1])
-config = RWKV7Config(vocabulary_size=2000, num_layers=24, hidden_size=512)
-shapes = stored_model.empty_model(config).state_dict()
-pickled.write_weights(folder / "large.pth", {
-    name: Weight(tuple(like.shape), torch.bfloat16, lambda like=like: torch.full(like.shape, 0.01).bfloat16())
-    for name, like in shapes.items()
-})
-checkpoints.convert(sys.argv[2], folder / "warm.pth")
-finished, largest, before = False, 0, anonymous_bytes()
-watcher = threading.Thread(target=watch)
-watcher.start()
-checkpoints.convert(folder / "large.pth", folder / "large.safetensors")
-checkpoints.convert(folder / "large.safetensors", folder / "again.pth")
-finished = True
-watcher.join()
-print((folder / "large.pth").stat().st_size, largest - before)
-"""
+def _convert_there_and_back(source: Path, folder: Path) -> None:
+    checkpoints.convert(source, folder / "converted.safetensors")
+    checkpoints.convert(folder / "converted.safetensors", folder / "again.pth")
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="only Linux tells what memory is whose")
+@needs_memory_figures
 def test_a_conversion_holds_a_small_part_of_the_model_in_memory(tmp_path: Path, source: Path) -> None:
-    child = subprocess.run(
-        [sys.executable, "-c", MEASURED_CONVERSION, str(tmp_path), str(source)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    size, taken = map(int, child.stdout.split())
+    size, taken = memory_taken(_convert_there_and_back, source, tmp_path)
     assert size > 150e6
     assert taken < 0.2 * size

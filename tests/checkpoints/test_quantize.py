@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from receptance.quantization.packed import FORMATS, Format, PackedMatrix
 from receptance.tokenizers import load_tokenizer
 from tests.checkpoints.adapters import random_lora, saved
 from tests.checkpoints.files import random_model
+from tests.checkpoints.memory import memory_taken, needs_memory_figures
 from tests.models.examples import EXAMPLES, example
 
 
@@ -116,53 +115,13 @@ def test_progress_reaches_the_whole(tmp_path: Path) -> None:
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
 
 
-# Quantises a model of 160 MB, and prints the largest memory that it took beyond what it had before.
-MEASURED_QUANTIZATION = """
-import sys, threading, time
-from pathlib import Path
-import torch
-from receptance import checkpoints
-from receptance.checkpoints import pickled, stored_model
-from receptance.checkpoints.contents import Weight
-from receptance.models import RWKV7Config
-
-def anonymous_bytes():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-def watch():
-    global largest
-    while not finished:
-        largest = max(largest, anonymous_bytes())
-        time.sleep(0.001)
-
-folder = Path(sys.argv[1])
-config = RWKV7Config(vocabulary_size=2000, num_layers=24, hidden_size=512)
-shapes = stored_model.empty_model(config).state_dict()
-pickled.write_weights(folder / "large.pth", {
-    name: Weight(tuple(like.shape), torch.bfloat16, lambda like=like: torch.full(like.shape, 0.01).bfloat16())
-    for name, like in shapes.items()
-})
-checkpoints.quantize(checkpoints.open_model(sys.argv[2]), folder / "warm.safetensors", "int8")
-finished, largest, before = False, 0, anonymous_bytes()
-watcher = threading.Thread(target=watch)
-watcher.start()
-checkpoints.quantize(checkpoints.open_model(folder / "large.pth"), folder / "large.safetensors", "int8")
-finished = True
-watcher.join()
-print((folder / "large.pth").stat().st_size, largest - before)
-"""
+def _quantise(source: Path, folder: Path) -> None:
+    checkpoints.quantize(checkpoints.open_model(source), folder / "quantised.safetensors", "int8")
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="only Linux tells what memory is whose")
+@needs_memory_figures
 def test_a_small_part_of_the_model_is_in_memory(tmp_path: Path) -> None:
     checkpoints.save(random_model(), tmp_path / "small.safetensors")
-    child = subprocess.run(
-        [sys.executable, "-c", MEASURED_QUANTIZATION, str(tmp_path), str(tmp_path / "small.safetensors")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    size, taken = map(int, child.stdout.split())
+    size, taken = memory_taken(_quantise, tmp_path / "small.safetensors", tmp_path)
     assert size > 150e6
     assert taken < 0.4 * size

@@ -117,9 +117,10 @@ def test_t2_whichever_call_of_a_save_fails_in_whichever_way_a_whole_snapshot_sta
 ) -> None:
     calls = base.forks.order("save")["calls"]
     steps = [check_a_save_whose_call_fails(base, way, call) for call in range(calls)]
-    assert steps == sorted(steps), "once the new one is whole it stays"
     if way == "half written":
         assert set(steps) == {6}
+    elif way != "interrupted call":  # of which some are made again, and the save succeeds
+        assert steps == sorted(steps), "once the new one is whole it stays"
     record_property("figure", f"T2 each of {calls} calls of a save, {way}: {calls} of {calls}")
 
 
