@@ -106,8 +106,8 @@ def named(path: str) -> Iterator[None]:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         reason = reason or "the memory does not suffice"
         raise DataError(f"{path}: cannot be read: {reason}.") from error
-    except Exception as error:
-        if type(error).__name__ == "ZstdError":  # of whichever module unpacks it
+    except Exception as error:  # ZstdError is this and nothing narrower, and its module may not be there
+        if type(error).__name__ == "ZstdError":
             raise DataError(f"{path}: cannot be read: {error}.") from error
         raise
 
