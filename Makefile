@@ -7,13 +7,16 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 DEMO ?= runs/demo
 SECONDS ?= 60
 
-.PHONY: help demo recipes test test-full fuzz check format benchmarks peers clean
+.PHONY: help demo reproduce recipes test test-full fuzz check format benchmarks peers clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/installed  ## Train a small RWKV-4 on real text, then let it write (about 4 minutes)
 	DEMO=$(DEMO) BIN=$(BIN) ./recipes/demo.sh
+
+reproduce: $(VENV)/installed-reproduction  ## Show the paper's claims at a small scale, and report (20 minutes)
+	$(BIN)/python -m reproduction --scale tiny
 
 test: $(VENV)/installed-dev  ## Run the tests (two to five minutes)
 	$(BIN)/pytest --numprocesses 2 -m "not slow and not gpu"
@@ -71,6 +74,11 @@ $(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
 $(VENV)/installed-dev: $(SOURCES) | $(VENV)/bin/python
 	@echo "Installing receptance, its kernels and the test tools into $(VENV) …"
 	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-reproduction: $(SOURCES) | $(VENV)/bin/python
+	@echo "Installing receptance, its kernels and the baselines into $(VENV) …"
+	$(PIP) --editable '.[reproduction]'
 	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-fuzz: $(SOURCES) | $(VENV)/bin/python
