@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 
 from fuzz import files
-from receptance.checkpoints import gguf_file, gguf_model
+from receptance.checkpoints import gguf
+from receptance.checkpoints.gguf import container
 from receptance.errors import ReceptanceError
 
 WORDS = (
@@ -29,7 +30,7 @@ def read(data: bytes) -> None:
     """Read a file as a container, with every number of it, and as a model."""
     path = files.put("a.gguf", data)
     with suppress(ReceptanceError):
-        for weight in gguf_file.read(path).weights.values():
+        for weight in container.read(path).weights.values():
             assert tuple(weight.read().shape) == weight.shape
     with suppress(ReceptanceError):
-        gguf_model.read(path)
+        gguf.read(path)

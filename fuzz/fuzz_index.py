@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from fuzz import files
-from receptance.checkpoints import sharded
+from receptance.checkpoints.huggingface import sharded
 from receptance.errors import ReceptanceError
 
 WORDS = (

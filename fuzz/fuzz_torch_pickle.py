@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from receptance.checkpoints import torch_pickle
+from receptance.checkpoints.pickled import torch_pickle
 from receptance.errors import ReceptanceError
 
 WORDS = (

@@ -29,7 +29,7 @@ PLACES = {
     "ctypes.CDLL": {"native.py"},
     "importlib.import_module": {
         "__init__.py",
-        "checkpoints/gguf_model.py",
+        "checkpoints/gguf/model.py",
         "data/tables.py",
         "data/unpacking.py",
     },

@@ -14,7 +14,7 @@ from receptance.checkpoints.writers import FormatName
 from receptance.errors import CheckpointError, ConfigError
 from receptance.tokenizers import find_tokenizer, load_tokenizer
 from tests.checkpoints.files import assert_same_weights, random_model
-from tests.checkpoints.folders import small_model
+from tests.checkpoints.huggingface.folders import small_model
 from tests.checkpoints.memory import memory_taken, needs_memory_figures
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from receptance.checkpoints.contents import Weight, weights
-from receptance.checkpoints.huggingface_rwkv import SPELLED as RWKV4_LAYOUT
+from receptance.checkpoints.huggingface.rwkv import SPELLED as RWKV4_LAYOUT
 from receptance.checkpoints.layout import STACKED, TRANSPOSED, Layout, Row, reshaped
 from receptance.errors import CheckpointError
 from tests.checkpoints.files import random_model

@@ -11,9 +11,9 @@ from receptance import checkpoints
 from receptance.errors import CheckpointError, ConfigError
 from receptance.quantization.packed import FORMATS, Format, PackedMatrix
 from receptance.tokenizers import load_tokenizer
-from tests.checkpoints.adapters import random_lora, saved
 from tests.checkpoints.files import random_model
 from tests.checkpoints.memory import memory_taken, needs_memory_figures
+from tests.checkpoints.tuning.adapters import random_lora, saved
 from tests.models.examples import EXAMPLES, example
 
 

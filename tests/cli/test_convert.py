@@ -15,9 +15,9 @@ from receptance.checkpoints.contents import FLOAT_DTYPES
 from receptance.checkpoints.writers import WRITERS
 from receptance.cli.convert import Dtype, Format, convert
 from receptance.cli.main import main
-from tests.checkpoints.adapters import random_lora, saved
 from tests.checkpoints.files import assert_same_weights, random_model
-from tests.checkpoints.test_tuned_state import random_state
+from tests.checkpoints.tuning.adapters import random_lora, saved
+from tests.checkpoints.tuning.test_tuned_state import random_state
 from tests.models.examples import example
 
 

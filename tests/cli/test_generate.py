@@ -17,8 +17,8 @@ from receptance import checkpoints, native
 from receptance.cli.main import main
 from receptance.inference import Sampling, load
 from receptance.inference.runtime import RuntimeName
-from tests.checkpoints.adapters import random_lora, saved
-from tests.checkpoints.test_tuned_state import random_state
+from tests.checkpoints.tuning.adapters import random_lora, saved
+from tests.checkpoints.tuning.test_tuned_state import random_state
 from tests.inference.models import random_model
 from tests.models.examples import example
 

@@ -14,7 +14,7 @@ import torch
 import receptance
 from receptance import checkpoints, kernels, native
 from receptance.cli.main import main
-from tests.checkpoints.test_tuned_state import random_state
+from tests.checkpoints.tuning.test_tuned_state import random_state
 from tests.inference.models import random_model
 from tests.models.examples import EXAMPLES, example
 

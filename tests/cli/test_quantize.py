@@ -14,8 +14,8 @@ from receptance.cli import terminal
 from receptance.cli.main import main
 from receptance.cli.quantize import quantize
 from receptance.quantization.packed import FORMATS
-from tests.checkpoints.adapters import random_lora, saved
 from tests.checkpoints.files import random_model
+from tests.checkpoints.tuning.adapters import random_lora, saved
 from tests.models.examples import example
 
 

@@ -10,8 +10,8 @@ import torch
 
 from receptance import checkpoints, inference, kernels, native
 from receptance.cli.main import main
-from tests.checkpoints.adapters import random_lora, saved
-from tests.checkpoints.test_tuned_state import random_state
+from tests.checkpoints.tuning.adapters import random_lora, saved
+from tests.checkpoints.tuning.test_tuned_state import random_state
 from tests.inference.models import random_model
 from tests.models.examples import example
 

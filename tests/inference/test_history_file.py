@@ -20,7 +20,7 @@ from receptance.inference.sampling import Sampling
 from receptance.models import AnyModel
 from receptance.runtimes import NativeModel
 from receptance.tokenizers import load_tokenizer
-from tests.checkpoints.test_tuned_state import random_state
+from tests.checkpoints.tuning.test_tuned_state import random_state
 from tests.inference.models import random_model
 from tests.models.examples import EXAMPLES, example
 

@@ -25,7 +25,7 @@ from receptance.inference.sampling import Sampling
 from receptance.models import RWKV7, RWKV7Config
 from receptance.runtimes import NativeModel
 from receptance.tokenizers import load_tokenizer
-from tests.checkpoints.adapters import random_lora, saved
+from tests.checkpoints.tuning.adapters import random_lora, saved
 from tests.inference.models import Scripted, random_model
 from tests.models.examples import example
 

@@ -3,10 +3,10 @@
 from receptance.checkpoints.comparison import Comparison, compare
 from receptance.checkpoints.convert import Conversion, convert
 from receptance.checkpoints.load import Checkpoint, load, module, open_model
-from receptance.checkpoints.parts import PartConversion
 from receptance.checkpoints.quantize import Quantization, quantize, require_quantizable
 from receptance.checkpoints.save import save, save_state
 from receptance.checkpoints.tuning import Tuning
+from receptance.checkpoints.tuning.parts import PartConversion
 
 __all__ = [
     "Checkpoint",

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from receptance.checkpoints import tuned_state
 from receptance.checkpoints.stored_model import StoredModel
+from receptance.checkpoints.tuning import tuned_state
 from receptance.errors import CheckpointError
 
 NUM_TOKENS = 32

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from receptance import atomic
-from receptance.checkpoints import comparison, gguf_model, huggingface, writers
+from receptance.checkpoints import comparison, gguf, huggingface, writers
 from receptance.checkpoints.load import open_model
 from receptance.checkpoints.stored_model import StoredModel
 from receptance.checkpoints.tuning import NONE, Tuning
@@ -177,7 +177,7 @@ def _transformers_files(tokenizer: Tokenizer, folder: Path) -> dict[Path, bytes]
         return {}
     texts = world_json.files(tokenizer)
     if tokenizer.name == world.NAME:
-        texts[CHAT_TEMPLATE_FILE] = gguf_model.CHAT_TEMPLATE
+        texts[CHAT_TEMPLATE_FILE] = gguf.CHAT_TEMPLATE
     return {folder / name: text.encode() for name, text in texts.items()}
 
 
@@ -185,7 +185,7 @@ def _tokenizer(model: StoredModel) -> Tokenizer | None:
     try:
         return find_tokenizer(model.path, model.tokenizer, model.config.vocabulary_size)
     except TokenizerError:
-        return gguf_model.embedded_tokenizer(model.path) if model.format == gguf_model.FORMAT else None
+        return gguf.embedded_tokenizer(model.path) if model.format == gguf.FORMAT else None
 
 
 def sha256(files: Iterable[Path]) -> dict[Path, str]:

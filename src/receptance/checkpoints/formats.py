@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from receptance.checkpoints import (
-    gguf_file,
-    gguf_model,
-    huggingface,
-    peft,
-    pickled,
-    rwkv_cpp,
-    sharded,
-    single_file,
-    web_rwkv,
-)
+from receptance.checkpoints import gguf, huggingface, pickled, rwkv_cpp, single_file, web_rwkv
 from receptance.checkpoints.contents import Contents
+from receptance.checkpoints.gguf import container
+from receptance.checkpoints.huggingface import sharded
+from receptance.checkpoints.tuning import peft
 from receptance.errors import CheckpointError
 
 _SUFFIXES = (".pth", ".safetensors")
@@ -85,8 +78,8 @@ def _read_file(path: Path, head: bytes) -> Contents:
         if path.suffix == ".safetensors":  # torch.load would believe the name
             raise CheckpointError(f"{path}: it is a .pth file by its content. Give it that name.")
         return pickled.read(path)
-    if head.startswith(gguf_file.MAGIC):
-        return gguf_model.read(path)
+    if head.startswith(container.MAGIC):
+        return gguf.read(path)
     if head.startswith(rwkv_cpp.MAGIC):
         return rwkv_cpp.read(path)
     if head[8:9] == b"{":

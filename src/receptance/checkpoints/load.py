@@ -11,11 +11,11 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 
-from receptance.checkpoints import formats, hub, tuned_state
+from receptance.checkpoints import formats, hub
 from receptance.checkpoints.contents import FLOAT_DTYPES, Contents
 from receptance.checkpoints.generations import Generation, recognise
 from receptance.checkpoints.stored_model import StoredModel, from_contents
-from receptance.checkpoints.tuning import NONE, Tuning
+from receptance.checkpoints.tuning import NONE, Tuning, tuned_state
 from receptance.errors import CheckpointError, ConfigError
 from receptance.models import AnyModel, Config, State
 

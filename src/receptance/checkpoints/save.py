@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from receptance.checkpoints import parts, tuned_state, writers
+from receptance.checkpoints import writers
 from receptance.checkpoints.stored_model import from_module
+from receptance.checkpoints.tuning import parts, tuned_state
 from receptance.checkpoints.writers import FormatName
 from receptance.models import AnyModel, Config, State
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
 
-from receptance.checkpoints import gguf_model, huggingface, pickled, rwkv_cpp, single_file, web_rwkv
+from receptance.checkpoints import gguf, huggingface, pickled, rwkv_cpp, single_file, web_rwkv
 from receptance.checkpoints.contents import Contents
 from receptance.checkpoints.generations import GENERATIONS, recognise
 from receptance.checkpoints.stored_model import StoredModel
@@ -39,7 +39,7 @@ WRITERS: dict[FormatName, Writer] = {
     "pth": Writer(write=pickled.write, suffix=".pth", holds_tuned_state=True),
     "transformers": Writer(write=huggingface.write, suffix="", says_config=True),
     "transformers-native": Writer(write=huggingface.write_native, suffix="", says_config=True),
-    "gguf": Writer(write=gguf_model.write, suffix=".gguf", says_config=True, quantized=gguf_model.QUANTISED),
+    "gguf": Writer(write=gguf.write, suffix=".gguf", says_config=True, quantized=gguf.QUANTISED),
     "rwkv.cpp": Writer(write=rwkv_cpp.write, suffix=".bin", rounds=("4", "5"), quantized=rwkv_cpp.QUANTISED),
     "web-rwkv": Writer(
         write=web_rwkv.write, suffix=web_rwkv.SUFFIX, rounds=tuple(GENERATIONS), holds_tuned_state=True

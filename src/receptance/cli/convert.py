@@ -51,15 +51,15 @@ def convert(
     revision
         Branch, tag or commit of a model on a hub; its main branch where none is given.
     dtype
-        Number format of the matrices; that of the source where none is given. Vectors stay float32. The
-        last five are for gguf and rwkv.cpp.
+        Number format of the matrices, else the source's; vectors stay float32. q… are for gguf and rwkv.cpp.
     tuning
         What was trained on top of the source and is to go into the destination.
     """
     import torch
 
     from receptance import checkpoints
-    from receptance.checkpoints import hub, parts
+    from receptance.checkpoints import hub
+    from receptance.checkpoints.tuning import parts
 
     place = hub.local_path(source, revision)
     if parts.read(place) is not None:

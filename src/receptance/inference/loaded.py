@@ -12,9 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from receptance import checkpoints
-from receptance.checkpoints import Tuning, tuned_state
+from receptance.checkpoints import Tuning
 from receptance.checkpoints.load import require_float
 from receptance.checkpoints.stored_model import StoredModel
+from receptance.checkpoints.tuning import tuned_state
 from receptance.errors import ConfigError, TokenizerError
 from receptance.inference import history_file
 from receptance.inference.drafts import DraftModel, PromptLookup

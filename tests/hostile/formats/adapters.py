@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from receptance.checkpoints import Tuning, parts, tuned_state
+from receptance.checkpoints import Tuning
 from receptance.checkpoints.stored_model import StoredModel, from_module
-from tests.checkpoints.adapters import random_lora, random_miss
-from tests.checkpoints.test_tuned_state import random_state, stored
+from receptance.checkpoints.tuning import parts, tuned_state
+from tests.checkpoints.tuning.adapters import random_lora, random_miss
+from tests.checkpoints.tuning.test_tuned_state import random_state, stored
 from tests.hostile import values
 from tests.hostile.corpus import Case, Example, Format
 from tests.models.examples import example

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
-from receptance.checkpoints.gguf_file import TYPES
-from tests.checkpoints.gguf_bytes import Tensor, array, gguf, number, string, text, value
+from receptance.checkpoints.gguf.container import TYPES
+from tests.checkpoints.gguf.gguf_bytes import Tensor, array, gguf_file, number, string, text, value
 from tests.hostile import values
 from tests.hostile.corpus import Case, Example, Format
 from tests.hostile.formats.safetensors import read
@@ -49,7 +49,7 @@ def metadata(generation: str) -> dict[str, bytes]:
 def tensors(generation: str) -> list[Tensor]:
     """Return the tensors of an honest file."""
     from receptance.checkpoints.contents import weights
-    from receptance.checkpoints.gguf_layout import layout
+    from receptance.checkpoints.gguf.layout import layout
 
     model = example(generation, torch.float32)
     named = layout(f"rwkv{generation}", model.config.head_size).to_foreign(weights(model.state_dict()))
@@ -64,7 +64,7 @@ def tensors(generation: str) -> list[Tensor]:
 
 def honest(generation: str) -> bytes:
     """Return a valid file."""
-    return gguf(metadata(generation), tensors(generation))
+    return gguf_file(metadata(generation), tensors(generation))
 
 
 def examples() -> list[Example]:
@@ -72,11 +72,11 @@ def examples() -> list[Example]:
     found = []
     for generation in ("6", "7"):
         content = honest(generation)
-        end_of_metadata = len(gguf(metadata(generation), alignment=1))
+        end_of_metadata = len(gguf_file(metadata(generation), alignment=1))
         numbers = (
             len(content)
-            - len(gguf((), tensors(generation)))
-            + len(gguf((), [(*t[:4], b"") for t in tensors(generation)]))
+            - len(gguf_file((), tensors(generation)))
+            + len(gguf_file((), [(*t[:4], b"") for t in tensors(generation)]))
         )
         borders = [4, 8, 24, end_of_metadata, numbers]
         found.append(Example(f"RWKV-{generation}", {FILE: content}, FILE, {FILE: borders}))
@@ -87,10 +87,10 @@ def attacks() -> Iterator[Case]:
     """Lies about counts, metadata and tensors, one at a time."""
     said, parts = metadata("7"), tensors("7")
     for lie in values.UNSIGNED:
-        yield _case(f"{lie} tensors", gguf(said, parts, num_tensors=lie))
-        yield _case(f"{lie} keys", gguf(said, parts, num_keys=lie))
+        yield _case(f"{lie} tensors", gguf_file(said, parts, num_tensors=lie))
+        yield _case(f"{lie} keys", gguf_file(said, parts, num_keys=lie))
         if lie < 2**32:
-            yield _case(f"version {lie}", gguf(said, parts, version=lie))
+            yield _case(f"version {lie}", gguf_file(said, parts, version=lie))
     yield from _keys(said, parts)
     yield from _arrays(said, parts)
     yield from _entries(said, parts)
@@ -105,29 +105,31 @@ def _keys(said: dict[str, bytes], parts: list[Tensor]) -> Iterator[Case]:
     for key in said:
         without = {k: v for k, v in said.items() if k != key}
         needed = key in ("general.architecture", "rwkv7.wkv.head_size")
-        yield _case(f"without {key}", gguf(without, parts), loads=not needed)
+        yield _case(f"without {key}", gguf_file(without, parts), loads=not needed)
         size = key.startswith("rwkv7.") and "epsilon" not in key
         for lie in (0, 1, 2**31, 2**32 - 1):
             may_load = not size or (key.endswith("head_size") and lie == 1)  # of which heads there are more
             lied = {**said, key: number(lie)}
-            yield _case(f"{key} is {lie}", gguf(lied, parts), loads=None if may_load else False)
+            yield _case(f"{key} is {lie}", gguf_file(lied, parts), loads=None if may_load else False)
         for kind, name in ((11, "negative"), (12, "a float"), (BOOL, "a bool")):
             content = value(kind, {11: -1, 12: float("nan"), BOOL: True}[kind])
             yield _case(
-                f"{key} is {name}", gguf({**said, key: content}, parts), loads=False if size else None
+                f"{key} is {name}", gguf_file({**said, key: content}, parts), loads=False if size else None
             )
         for content in (text(""), text("\x1b[31m" * 1000), text("7"), array(U32, []), array(STRING, ["7"])):
             yield _case(
                 f"{key} is {content[:12]!r}",
-                gguf({**said, key: content}, parts),
+                gguf_file({**said, key: content}, parts),
                 loads=False if size else None,
             )
         for kind in (13, 2**31, 2**32 - 1):
             lied = {**said, key: struct.pack("<I", kind) + said[key][4:]}
-            yield _case(f"{key} is of type {kind}", gguf(lied, parts))
-        yield _case(f"{key} twice", gguf([*said.items(), (key, said[key])], parts))
+            yield _case(f"{key} is of type {kind}", gguf_file(lied, parts))
+        yield _case(f"{key} twice", gguf_file([*said.items(), (key, said[key])], parts))
     for alignment in (0, 1, 3, 4, 2**31, 2**32 - 1):
-        yield _case(f"alignment {alignment}", gguf({**said, "general.alignment": number(alignment)}, parts))
+        yield _case(
+            f"alignment {alignment}", gguf_file({**said, "general.alignment": number(alignment)}, parts)
+        )
     for name in (
         "llama",
         "rwkv6",
@@ -139,18 +141,20 @@ def _keys(said: dict[str, bytes], parts: list[Tensor]) -> Iterator[Case]:
         "x" * 100_000,
         "\x1b[2J",
     ):
-        yield _case(f"architecture {name[:20]!r}", gguf({**said, "general.architecture": text(name)}, parts))
+        yield _case(
+            f"architecture {name[:20]!r}", gguf_file({**said, "general.architecture": text(name)}, parts)
+        )
     for raw in (b"\xff\xfe", b"\xc0\x80", b"\xed\xa0\x80"):
-        yield _case(f"a key {raw!r}", gguf([*said.items(), (raw, number(1))], parts))
-        yield _case(f"a text {raw!r}", gguf({**said, "general.name": text(raw)}, parts))
+        yield _case(f"a key {raw!r}", gguf_file([*said.items(), (raw, number(1))], parts))
+        yield _case(f"a text {raw!r}", gguf_file({**said, "general.name": text(raw)}, parts))
     for epsilon in (float("inf"), -1.0, 0.0):
         for key in ("layer_norm_epsilon", "group_norm_epsilon"):
             lied = {**said, f"rwkv7.attention.{key}": value(F32, epsilon)}
             loads = False if key[0] == "l" or epsilon == float("inf") else None
-            yield _case(f"{key} {epsilon}", gguf(lied, parts), loads=loads)
+            yield _case(f"{key} {epsilon}", gguf_file(lied, parts), loads=loads)
     for every in values.UNSIGNED:
         lied = {**metadata("6"), "rwkv6.rescale_every_n_layers": value(10, every)}
-        yield _case(f"rescaled every {every}", gguf(lied, tensors("6")), loads=None)
+        yield _case(f"rescaled every {every}", gguf_file(lied, tensors("6")), loads=None)
 
 
 def _arrays(said: dict[str, bytes], parts: list[Tensor]) -> Iterator[Case]:
@@ -158,10 +162,10 @@ def _arrays(said: dict[str, bytes], parts: list[Tensor]) -> Iterator[Case]:
     for kind in (*range(14), 2**31, 2**32 - 1):
         for count in (0, 29, 2**20 + 1, 2**31, 2**63, 2**64 - 1):
             lied = {**said, key: struct.pack("<IIQ", ARRAY, kind, count) + said[key][16:]}
-            yield _case(f"tokens are {count} of type {kind}", gguf(lied, parts), loads=None)
+            yield _case(f"tokens are {count} of type {kind}", gguf_file(lied, parts), loads=None)
     for length in values.UNSIGNED:
         lied = {**said, key: struct.pack("<IIQQ", ARRAY, STRING, 1, length) + b"a"}
-        yield _case(f"a token of {length} bytes", gguf(lied, parts), loads=True if length == 1 else None)
+        yield _case(f"a token of {length} bytes", gguf_file(lied, parts), loads=True if length == 1 else None)
     for tokens in (
         [],
         [b""],
@@ -173,10 +177,10 @@ def _arrays(said: dict[str, bytes], parts: list[Tensor]) -> Iterator[Case]:
         [b"[PAD0]"] * 29,
     ):
         yield _case(
-            f"tokens {str(tokens)[:30]}", gguf({**said, key: array(STRING, tokens)}, parts), loads=True
+            f"tokens {str(tokens)[:30]}", gguf_file({**said, key: array(STRING, tokens)}, parts), loads=True
         )
     nested = struct.pack("<IIQ", ARRAY, ARRAY, 1) + struct.pack("<IQ", ARRAY, 1) * 50_000
-    yield _case("arrays in arrays", gguf({**said, key: nested}, parts))
+    yield _case("arrays in arrays", gguf_file({**said, key: nested}, parts))
 
 
 def _entries(said: dict[str, bytes], parts: list[Tensor]) -> Iterator[Case]:
@@ -185,7 +189,7 @@ def _entries(said: dict[str, bytes], parts: list[Tensor]) -> Iterator[Case]:
 
     def changed(what: str, entry: Tensor, *, loads: bool | None = False) -> Case:
         return _case(
-            f"{name!s} {what}", gguf(said, [*parts[:place], entry, *parts[place + 1 :]]), loads=loads
+            f"{name!s} {what}", gguf_file(said, [*parts[:place], entry, *parts[place + 1 :]]), loads=loads
         )
 
     for other in (*TYPES, 4, 5, 31, 36, 41, 255, 2**31, 2**32 - 1):
@@ -227,13 +231,13 @@ def _entries(said: dict[str, bytes], parts: list[Tensor]) -> Iterator[Case]:
         yield changed(f"is called {new!r}", (new, shape, kind, begin, numbers))
     for index, part in enumerate(parts):
         if part[0].startswith(("blk.1.", "token", "output")):
-            rest = gguf(said, parts[:index] + parts[index + 1 :])
+            rest = gguf_file(said, parts[:index] + parts[index + 1 :])
             yield _case(f"{part[0]} is missing", rest)
     for what in ("nan", "inf", "-inf"):
         bad = struct.pack("<f", float(what)) + numbers[4:]
         yield changed(f"holds {what}", (name, shape, kind, begin, bad))
-    yield _case("bytes of no tensor", gguf(said, parts) + bytes(4096))
-    yield _case("tensors in reverse", gguf(said, parts[::-1]))
+    yield _case("bytes of no tensor", gguf_file(said, parts) + bytes(4096))
+    yield _case("tensors in reverse", gguf_file(said, parts[::-1]))
 
 
 def _bombs(said: dict[str, bytes], parts: list[Tensor]) -> Iterator[Case]:
@@ -244,9 +248,11 @@ def _bombs(said: dict[str, bytes], parts: list[Tensor]) -> Iterator[Case]:
     many = b"".join(string(f"{i:x}") + struct.pack("<IQIQ", 1, 8, 0, 32 * i) for i in range(65_536))
     yield _case("65,536 tensors without numbers", struct.pack("<4sIQQ", b"GGUF", 3, 65_536, 0) + many)
     empty = struct.pack("<IIQ", ARRAY, STRING, 2**20) + bytes(2**23)
-    yield _case("a million empty tokens", gguf({**said, "tokenizer.ggml.tokens": empty}, parts), loads=True)
-    yield _case("a name of 20 MB", gguf({**said, "general.name": text("x" * 20_000_000)}, parts))
-    yield _case("a key of 20 MB", gguf([*said.items(), ("k" * 20_000_000, number(1))], parts))
+    yield _case(
+        "a million empty tokens", gguf_file({**said, "tokenizer.ggml.tokens": empty}, parts), loads=True
+    )
+    yield _case("a name of 20 MB", gguf_file({**said, "general.name": text("x" * 20_000_000)}, parts))
+    yield _case("a key of 20 MB", gguf_file([*said.items(), ("k" * 20_000_000, number(1))], parts))
 
 
 FORMAT = Format("gguf", read, examples, attacks, ("gguf",))
