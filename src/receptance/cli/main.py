@@ -16,7 +16,18 @@ import receptance
 from receptance.errors import ReceptanceError
 
 # The command of a name is the function of that name in the module of that name; its docstring is its help.
-COMMANDS = ("prepare", "train", "plot", "generate", "verify", "bench", "info", "convert", "quantize")
+COMMANDS = (
+    "prepare",
+    "train",
+    "plot",
+    "generate",
+    "verify",
+    "evaluate",
+    "bench",
+    "info",
+    "convert",
+    "quantize",
+)
 
 app = App(
     name="receptance",

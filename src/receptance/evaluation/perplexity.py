@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from receptance.errors import ConfigError
-from receptance.evaluation.scoring import BATCH_SIZE, Request, score
+from receptance.evaluation.contexts import BATCH_SIZE
+from receptance.evaluation.scoring import Request, score
 from receptance.models import AnyModel, State
 from receptance.runtimes import NativeModel
 
@@ -114,15 +115,39 @@ def by_position(
     """
     taken = [loss[:length] for loss in losses if len(loss) >= length]
     if not taken:
-        raise ConfigError(f"no text has {length:,} tokens, so there is no loss by position up to there.")
+        raise _too_short(length)
     edges = [0, *(2**power for power in range(length.bit_length()))] if edges is None else edges
     borders = [*(edge for edge in edges if edge < length), length]
     if borders[0] != 0 or any(a >= b for a, b in itertools.pairwise(borders)):
         raise ConfigError(f"edges are {list(edges)}, but they must begin with 0 and rise.")
     table = torch.stack(taken).double()
-    found = []
-    for begin, end in itertools.pairwise(borders):
-        means = table[:, begin:end].mean(1)
-        error = float(means.std()) / math.sqrt(len(means)) if len(means) > 1 else math.nan
-        found.append(PositionLoss(begin, end, float(means.mean()), error, len(means)))
-    return found
+    return [_mean_loss(begin, end, table[:, begin:end].mean(1)) for begin, end in itertools.pairwise(borders)]
+
+
+def by_position_from_sums(sums: Iterable[Sequence[float]], length: int) -> list[PositionLoss]:
+    """Return what `by_position` does, of the losses of the first 1, 2, 4, 8 and so on tokens of each text.
+
+    length  a power of two
+
+    Raises ConfigError when no text is so long, or the length is no power of two.
+    """
+    steps = length.bit_length()
+    if length != 2 ** (steps - 1):
+        raise ConfigError(f"the length is {length:,}, but it must be a power of two, such as 1024.")
+    taken = [list(each[:steps]) for each in sums if len(each) >= steps]
+    if not taken:
+        raise _too_short(length)
+    table = torch.tensor(taken, dtype=torch.float64)
+    table = torch.cat([table[:, :1], table.diff(dim=1)], dim=1)
+    borders = [0, *(2**power for power in range(steps))]
+    ranges = zip(itertools.pairwise(borders), table.T, strict=True)
+    return [_mean_loss(begin, end, nats / (end - begin)) for (begin, end), nats in ranges]
+
+
+def _mean_loss(begin: int, end: int, means: Float[Tensor, " text"]) -> PositionLoss:
+    error = float(means.std()) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+    return PositionLoss(begin, end, float(means.mean()), error, len(means))
+
+
+def _too_short(length: int) -> ConfigError:
+    return ConfigError(f"no text has {length:,} tokens, so there is no loss by position up to there.")

@@ -1,0 +1,108 @@
+"""The questions of a task, out of the files in a folder, with their examples before them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from receptance.data.unpacking import COMPRESSED, named, unpacked
+from receptance.errors import ConfigError, DataError
+from receptance.evaluation.items import Asked
+from receptance.evaluation.tasks import TASKS, Question, Task
+
+T = TypeVar("T")
+
+LONGEST_LINE = 2**24  # bytes
+
+
+def questions(name: str, folder: str | Path, *, shots: int = 0, limit: int | None = None) -> Asked:
+    """Return the questions of a task, from its file in a folder.
+
+    shots  examples before each question: the first of the file for examples, or else of the file itself, that
+           are not the question; those of its own group. So most questions have the same, read once for all.
+    limit  take only the first so many questions, of each group where there are several
+
+    Raises ConfigError for an unknown task or numbers that make no sense, DataError where the file is missing
+    or is none of this task.
+    """
+    if name not in TASKS:
+        raise ConfigError(f"there is no task {name!r}; there are {', '.join(TASKS)}.")
+    if shots < 0 or (limit is not None and limit < 1):
+        raise ConfigError(f"shots is {shots} and limit {limit}: they count questions, from 0 and from 1 on.")
+    task = TASKS[name]
+    path = _find(name, task, task.files, Path(folder))
+    found = _limited(list(_read(path, task)), limit)
+    if not found:
+        raise DataError(f"{path}: there is no question in it.")
+    if not task.takes_examples:
+        return Asked(path.name, found)
+    examples: dict[str, list[Question]] = {}
+    if shots:
+        source = _find(name, task, task.examples, Path(folder)) if task.examples else path
+        for example in _read(source, task):
+            examples.setdefault(example.group, []).append(example)
+    return Asked(
+        path.name, [_with_examples(each, task, examples.get(each.group, []), shots) for each in found]
+    )
+
+
+def _with_examples(question: Question, task: Task, examples: Sequence[Question], shots: int) -> Question:
+    taken = list(islice((example for example in examples if example != question), shots))
+    if len(taken) < shots:
+        raise ConfigError(
+            f"{shots} examples were asked for, but there are {len(taken)} beside the question"
+            f"{f' about {question.group}' if question.group else ''}."
+        )
+    head = task.introduction(question.group) + "".join(example.example for example in taken)
+    return question.after(head) if head else question
+
+
+def _limited(found: list[Question], limit: int | None) -> list[Question]:
+    if limit is None:
+        return found
+    counts: dict[str, int] = {}
+    taken = []
+    for question in found:
+        counts[question.group] = counts.get(question.group, 0) + 1
+        if counts[question.group] <= limit:
+            taken.append(question)
+    return taken
+
+
+def _find(name: str, task: Task, files: Sequence[str], folder: Path) -> Path:
+    for file in files:
+        for suffix in ("", *COMPRESSED):
+            path = folder / (file + suffix)
+            if path.is_file():
+                return path
+    raise DataError(
+        f"{folder / files[0]}: there is no such file, from which the task {name} takes its questions. It "
+        f"holds a row a line, as JSON, of the data set {task.origin}, on the Hugging Face hub"
+        f"{'; another name that will do is ' + files[1] if len(files) > 1 else ''}. It may be packed "
+        f"({', '.join(COMPRESSED)}). Name its folder with --data."
+    )
+
+
+def _read(path: Path, task: Task) -> Iterator[Question]:
+    with named(str(path)), path.open("rb") as packed, unpacked(str(path), packed) as lines:
+        number = 0
+        while line := lines.readline(LONGEST_LINE):
+            number += 1
+            if not line.strip():
+                continue
+            try:
+                yield task.question(json.loads(line))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}:{number}: is no row of this task: {error}.") from error
+            except KeyError as error:
+                raise DataError(
+                    f"{path}:{number}: the field {error.args[0]!r} is missing; this task needs the fields of "
+                    f"{task.origin}."
+                ) from error
+            except (AttributeError, IndexError, TypeError) as error:
+                raise DataError(
+                    f"{path}:{number}: a field holds something else than in {task.origin}: {error}."
+                ) from error
