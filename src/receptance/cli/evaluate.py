@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -120,42 +120,34 @@ def evaluate(
         raise ConfigError("--per-item writes to --output: name one.")
     if output is not None and (output.suffix != ".json" or not output.parent.is_dir()):
         raise ConfigError(f"--output {output}: it must end in .json, in a folder that is there.")
-    load = partial(
-        options.load,
-        revision=revision,
-        dtype=dtype,
-        device=device,
-        tokenizer=tokenizer,
-        tuning=tuning,
-        runtime=runtime,
-    )
-    from receptance.evaluation import finite
+
+    def load(path: str) -> Loaded:
+        return options.load(path, revision, dtype, device, tokenizer, tuning, runtime)
 
     asked = wanted.asked()
     models, results = _ask([model, *others], load, asked, prefix, batch_size, output)
+    length = wanted.by_position
+    by_position = {path: results[path].by_position(length) for path in wanted.text} if length else {}
     found = {
         "version": receptance.__version__,
         "prefix": prefix,
-        **{name: value for name, value in asdict(wanted).items() if name not in ("data", "tasks", "text")},
+        "shots": wanted.shots,
+        "limit": wanted.limit,
+        "window": wanted.window,
+        "stride": wanted.stride,
         "models": models,
         "results": {
-            name: {"source": asked[name].source, **result.as_json(per_item=per_item)}
+            name: {"source": asked[name].source} | result.as_json(per_item=per_item)
             for name, result in results.items()
         },
+        "by_position": evaluation_view.as_json(by_position),
     }
-    if wanted.by_position:
-        by_position = {path: results[path].by_position(wanted.by_position) for path in wanted.text}
-        found["by_position"] = {
-            path: {name: [finite(each) for each in losses] for name, losses in models_losses.items()}
-            for path, models_losses in by_position.items()
-        }
     if output:
         atomic.write_text(output, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     if as_json:
         terminal.print_json(found)
-        return
-    evaluation_view.print_results(results)
-    if wanted.by_position:
+    else:
+        evaluation_view.print_results(results)
         evaluation_view.print_positions(by_position)
 
 

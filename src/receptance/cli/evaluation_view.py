@@ -53,6 +53,16 @@ def print_positions(positions: Mapping[str, Mapping[str, Sequence[PositionLoss]]
         )
 
 
+def as_json(positions: Mapping[str, Mapping[str, Sequence[PositionLoss]]]) -> dict[str, object]:
+    """Return the loss of each model by the position of the token, as JSON has it."""
+    from receptance.evaluation import finite
+
+    return {
+        path: {model: [finite(each) for each in losses] for model, losses in models.items()}
+        for path, models in positions.items()
+    }
+
+
 def _loss(loss: PositionLoss) -> str:
     error = "" if math.isnan(loss.standard_error) else f" ± {loss.standard_error:.4f}"
     return f"{loss.nats:.4f}{error}"
