@@ -23,6 +23,7 @@ COMMANDS = (
     "generate",
     "verify",
     "evaluate",
+    "inspect",
     "bench",
     "info",
     "convert",

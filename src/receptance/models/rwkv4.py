@@ -87,9 +87,13 @@ class TimeMix(nn.Module):
         k = self.key(torch.lerp(past, x, self.time_mix_k.to(x.dtype)))
         v = self.value(torch.lerp(past, x, self.time_mix_v.to(x.dtype)))
         r = self.receptance(torch.lerp(past, x, self.time_mix_r.to(x.dtype)))
-        w = -torch.exp(self.time_decay.float() if x.dtype != torch.float64 else self.time_decay)
-        wkv, sums_after = kernels.wkv4(k, v, w, self.time_first.to(w.dtype), (a, b, p), lengths)
+        w, u = self.log_decay(p.dtype), self.time_first.to(p.dtype)
+        wkv, sums_after = kernels.wkv4(k, v, w, u, (a, b, p), lengths)
         return self.output(torch.sigmoid(r) * wkv), sums_after
+
+    def log_decay(self, dtype: torch.dtype) -> Tensor:
+        """Return the logarithm of the decay a token, `[attention]`."""
+        return -torch.exp(self.time_decay.to(dtype))
 
 
 class RWKV4Block(Block):

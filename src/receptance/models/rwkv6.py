@@ -68,10 +68,14 @@ class TimeMix(nn.Module):
         r = self.receptance(xr).view(heads)
         k = self.key(xk).view(heads)
         v = self.value(xv).view(heads)
-        low_rank = torch.tanh(xw @ self.time_decay_w1) @ self.time_decay_w2
-        w = -torch.exp(self.time_decay.to(state.dtype) + low_rank.to(state.dtype))
-        y, state = kernels.wkv6(r, k, v, w.view(heads), self.time_faaaa.to(state.dtype), state, lengths)
+        w = self.log_decay(xw, state.dtype).view(heads)
+        y, state = kernels.wkv6(r, k, v, w, self.time_faaaa.to(state.dtype), state, lengths)
         return self.output(self.ln_x(y) * nn.functional.silu(self.gate(xg))), (state,)
+
+    def log_decay(self, xw: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the logarithm of the decay at each token, `[batch, time, channel]`, from its mix for w."""
+        low_rank = torch.tanh(xw @ self.time_decay_w1) @ self.time_decay_w2
+        return -torch.exp(self.time_decay.to(dtype) + low_rank.to(dtype))
 
     def mixes(self, x: Tensor, difference: Tensor) -> tuple[Tensor, ...]:
         """Return x mixed with the token before for w, k, v, r and g, by shares that depend on both."""

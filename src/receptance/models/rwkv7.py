@@ -89,9 +89,7 @@ class TimeMix(nn.Module):
         xr, xw, xk, xv, xa, xg = (torch.lerp(x, past, mu.to(x.dtype)) for mu in mixes)
 
         r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
-        w = -math.exp(-0.5) * torch.sigmoid(
-            self.w0.to(dtype) + (torch.tanh(xw @ self.w1) @ self.w2).to(dtype)
-        )
+        w = self.log_decay(xw, dtype)
         a = torch.sigmoid(self.a0.to(x.dtype) + (xa @ self.a1) @ self.a2)
         g = torch.sigmoid(xg @ self.g1) @ self.g2
         if first_value is None:
@@ -105,6 +103,11 @@ class TimeMix(nn.Module):
         y, state = kernels.wkv7(r, w, k, v, -kappa, kappa * a.to(dtype), state, lengths)
         bonus = (r * k * self.r_k.to(x.dtype)).sum(-1, keepdim=True) * v
         return self.output((self.ln_x(y) + bonus.flatten(-2)) * g), state, first_value
+
+    def log_decay(self, xw: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the logarithm of the decay at each token, `[batch, time, channel]`, from its mix for w."""
+        low_rank = torch.tanh(xw @ self.w1) @ self.w2
+        return -math.exp(-0.5) * torch.sigmoid(self.w0.to(dtype) + low_rank.to(dtype))
 
 
 class ChannelMix(nn.Module):
