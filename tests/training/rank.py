@@ -3,6 +3,12 @@
 recipe, resume      the run, as for `train`
 stop                [rank, step]: that process is told to stop after that step
 spoil               [rank, step]: the loss of that step is not a number in that process
+
+or
+share               so many processes share a batch, of which each such group has one
+generation, batch   of the model, and what `random_batch` makes one of
+chunk, gradient     as in a recipe
+file                where the first process puts the gradient of all
 """
 
 from __future__ import annotations
@@ -16,10 +22,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from receptance.errors import ReceptanceError
-from receptance.training import World, joined_world, load_config, train
+from receptance.training import TrainingConfig, World, joined_world, load_config, train
+from receptance.training.context_parallel import joined_relay
+from receptance.training.reading import Reader
 from receptance.training.trainer import Trainer
+from tests.models.examples import example
+from tests.training.test_chunks import MAX_LOGIT, random_batch
 
 Order = Mapping[str, Any]
 SECONDS = 120.0  # for an order; then this process says where it hangs, and ends
@@ -45,8 +56,27 @@ class Watched(Trainer):
         return super().run(*arguments)
 
 
+def take_gradient(order: Order, world: World) -> dict[str, object]:
+    """Take a gradient as ordered, and return the loss."""
+    model = example(order["generation"]).drop(order["dropout"]).train()
+    reader = Reader(model, TrainingConfig(batch_size=1, max_steps=1, max_logit_weight=MAX_LOGIT))
+    with joined_relay(world, order["share"]) as relay:
+        batch = random_batch(**order["batch"], seed=relay.team)
+        chunks = relay.chunks(batch, order["chunk"], order["gradient"])
+        learnt = int(world.sum(sum(chunk.num_learnt for chunk in relay.own(chunks)))[0])
+        parts = list(relay.backward(reader, (relay.team,), chunks, learnt, order["gradient"]))
+        relay.finish()
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    world.add_up(list(gradients.values()))
+    if world.is_first:
+        save_file({name: gradient.contiguous() for name, gradient in gradients.items()}, order["file"])
+    return {"loss": world.sum(float(sum(parts)))[0]}
+
+
 def obey(order: Order, world: World) -> dict[str, object]:
     """Train as ordered, and return how that ended."""
+    if "share" in order:
+        return take_gradient(order, world)
     done = [0]
     rank, step = order.get("stop") or (0, math.inf)
     Watched.spoil = tuple(order["spoil"]) if order.get("spoil") else None

@@ -277,11 +277,9 @@ def test_a_run_in_chunks_goes_on_to_the_bit(make_config: MakeConfig, gradient: C
     assert all(torch.equal(a, weights(config.run.folder)[n]) for n, a in weights(stopped.run.folder).items())
 
 
-@pytest.mark.parametrize(
-    ("gradient", "what"), [("full", "a state between chunks is not"), ("truncated", "the loss is")]
-)
+@pytest.mark.parametrize("gradient", ["full", "truncated"])
 def test_a_state_that_goes_bad_between_chunks_is_found_there(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, gradient: ChunkGradient, what: str
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, gradient: ChunkGradient
 ) -> None:
     features = RWKV4.features
     calls = []
@@ -294,6 +292,6 @@ def test_a_state_that_goes_bad_between_chunks_is_found_there(
     monkeypatch.setattr(RWKV4, "features", spoilt)
     config = make_config(chunk=7, chunk_gradient=gradient)
     config = replace(config, guard=GuardConfig(policy="stop"))
-    with pytest.raises(DivergenceError, match="step 1: " + what):
+    with pytest.raises(DivergenceError, match="step 1: an output or a state is not finite"):
         train(config)
     assert len(calls) == 3  # the third looks for the cause

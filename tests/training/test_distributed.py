@@ -47,9 +47,13 @@ class Ranks:
         """Have a run trained, and return what each process says of it."""
         recipe = config.run.folder.with_name(f"{config.run.folder.name}.toml")
         save_config(config, recipe)
+        return self.order(recipe=str(recipe), resume=resume, **order)
+
+    def order(self, **order: object) -> list[dict[str, Any]]:
+        """Give an order, and return what each process answers."""
         for process in self._processes:
             assert process.stdin is not None
-            process.stdin.write(json.dumps({"recipe": str(recipe), "resume": resume} | order) + "\n")
+            process.stdin.write(json.dumps(order) + "\n")
             process.stdin.flush()
         return [json.loads(process.stdout.readline()) for process in self._processes if process.stdout]
 

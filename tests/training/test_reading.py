@@ -22,7 +22,7 @@ CONFIG = TrainingConfig(batch_size=1, max_steps=1)
 @pytest.mark.parametrize("chunk", [0, 16])
 def test_what_is_measured_is_the_sum_over_all_that_is_to_be_learnt_without_dropout(chunk: int) -> None:
     model, batch = example("7").drop(0.5).train(), random_batch(3, 40)
-    found = Reader(model, CONFIG).measure(batch, chunk)
+    found = Reader(model, CONFIG).measure(batch.chunks(chunk))
     assert model.training
     with torch.no_grad():
         logits, _ = model.eval()(torch.from_numpy(batch.tokens))
@@ -46,5 +46,5 @@ def test_a_chunk_that_is_read_for_its_state_alone_is_looked_at_too() -> None:
     batch.tokens[:] %= 16
     with torch.no_grad():
         model.blocks[1].ffn.value.weight[0, 0] = math.nan
-    with pytest.raises(DivergenceError, match=r"a state between chunks is not finite: the weight 'blocks\.1"):
+    with pytest.raises(DivergenceError, match=r"an output or a state is not finite: the weight 'blocks\.1"):
         Reader(model, CONFIG).learn((0,), 0, batch, None, needs_loss=False)

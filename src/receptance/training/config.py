@@ -211,6 +211,16 @@ class GuardConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class ParallelismConfig:
+    """`[parallelism]`: how several processes share the work; it changes no number but by rounding.
+
+    Their number divided by `context` is that of the groups among which the samples of a step are parted.
+    """
+
+    context: Positive = 1  # processes that share each sample, see training/context_parallel.py
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class SamplesConfig:
     """`[samples]`: texts that the model writes now and then, to the log and the terminal."""
 
@@ -242,6 +252,7 @@ class Config:
     guard: GuardConfig = GuardConfig()
     groups: tuple[GroupConfig, ...] = PUBLISHED_GROUPS
     stages: tuple[StageConfig, ...] = ()
+    parallelism: ParallelismConfig = ParallelismConfig()
     samples: SamplesConfig = SamplesConfig()
     tracking: TrackingConfig = TrackingConfig()
 
@@ -257,6 +268,15 @@ class Config:
         if self.training.compile and self.data.reset_at_borders:
             raise ValueError(
                 "[training]: compile needs batches of one shape, which data.reset_at_borders does not give"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_apart(self) -> Config:
+        if self.training.compile and self.parallelism.context > 1:
+            raise ValueError(
+                "[parallelism]: context hands states on between the layers, but training.compile makes one "
+                "of them all: leave out one of the two"
             )
         return self
 

@@ -73,7 +73,7 @@ class World:
         if self.size == 1:
             return list(numbers)
         sums = torch.tensor(numbers, dtype=torch.float64)
-        with _contact(self):
+        with contact(self):
             dist.all_reduce(sums)
         return [float(number) for number in sums]
 
@@ -91,7 +91,7 @@ class World:
             return
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            with _contact(self):
+            with contact(self):
                 dist.all_reduce(flat)
             parts = torch.split(flat, [tensor.numel() for tensor in bucket])
             for tensor, part in zip(bucket, parts, strict=True):
@@ -141,7 +141,7 @@ class World:
         message = torch.zeros(int(length), dtype=torch.uint8)
         if self.rank == rank:
             message.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-        with _contact(self):
+        with contact(self):
             dist.broadcast(message, rank)
         return bytes(message.tolist()).decode()
 
@@ -164,7 +164,7 @@ def joined_world() -> Iterator[World]:
         yield world
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    with _contact(world):
+    with contact(world):
         dist.init_process_group(backend, timeout=PATIENCE)
     try:
         yield world
@@ -185,7 +185,7 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def _contact(world: World) -> Iterator[None]:
+def contact(world: World) -> Iterator[None]:
     """Turn a loss of contact into an error that says what to look at."""
     try:
         yield

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,15 @@ from receptance.training.randomness import seeded
 # what the head read and the state, for a look at whether all is finite, and the state after the tokens;
 # without targets, both losses are 0
 Loss = Callable[[Tensor, Tensor | None, Tensor | None, State | None], tuple[Tensor, Tensor, Tensor, State]]
+
+
+class Reading(NamedTuple):
+    """What came of a chunk: what a `Loss` returns."""
+
+    loss: Tensor
+    nats: Tensor
+    extent: Tensor
+    end: State
 
 
 class Reader:
@@ -55,23 +65,41 @@ class Reader:
 
         Raises DivergenceError where the loss, or the state after the chunk, is not finite.
         """
+        found = self.read(place, number, chunk, state, needs_loss=needs_loss)
+        if fault := self.fault(found, chunk, state):
+            raise fault
+        return found.loss, found.nats, found.end
+
+    def read(
+        self,
+        place: tuple[int, ...],
+        number: int,
+        chunk: Batch,
+        state: State | None = None,
+        *,
+        needs_loss: bool = True,
+    ) -> Reading:
+        """Do as `learn` does, whatever comes of it."""
         tokens, targets, lengths = self._on_device(chunk)
         with seeded(self.model.device, *place, number):  # for dropout
-            loss, nats, extent, end = self.loss(tokens, targets if needs_loss else None, lengths, state)
-        if not math.isfinite(float(loss.detach() + extent)):
-            found = first_not_finite(self.model, tokens, state)
-            what = f"the loss is {float(nats)}" if needs_loss else "a state between chunks is not finite"
-            raise DivergenceError(f"{what}: {found}")
-        return loss, nats, end
+            return Reading(*self.loss(tokens, targets if needs_loss else None, lengths, state))
+
+    def fault(self, found: Reading, chunk: Batch, state: State | None) -> DivergenceError | None:
+        """Say what is not finite in what came of a chunk, or None."""
+        if math.isfinite(float(found.loss.detach() + found.extent)):
+            return None
+        is_loss = not math.isfinite(float(found.loss.detach()))
+        what = f"the loss is {float(found.nats)}" if is_loss else "an output or a state is not finite"
+        return DivergenceError(f"{what}: {first_not_finite(self.model, self._on_device(chunk)[0], state)}")
 
     @torch.no_grad()
-    def measure(self, batch: Batch, chunk: int) -> float:
-        """Return the nats of all that is to be learnt of a batch, read in chunks of so many tokens."""
+    def measure(self, chunks: Sequence[Batch]) -> float:
+        """Return the nats of all that is to be learnt of a batch, whose chunks follow one another in time."""
         total, state = 0.0, None
         with evaluating(self.model):
-            for part in batch.chunks(chunk):
-                _, nats, _, state = self._eager_loss(*self._on_device(part), state)
-                total += float(nats) * part.num_learnt
+            for chunk in chunks:
+                _, nats, _, state = self._eager_loss(*self._on_device(chunk), state)
+                total += float(nats) * chunk.num_learnt
         return total
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:

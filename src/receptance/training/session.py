@@ -18,6 +18,7 @@ from receptance.models import AnyModel
 from receptance.models import Config as ModelSizes
 from receptance.training.activation_checkpointing import forget_activations
 from receptance.training.config import NO_SIZES, Config, ModelConfig
+from receptance.training.context_parallel import Relay, joined_relay
 from receptance.training.corpus import Corpus, open_corpus
 from receptance.training.distributed import ALONE, World
 from receptance.training.metrics import Record, Sink, read_metrics, rewind_metrics
@@ -65,8 +66,8 @@ def train(
     Raises ConfigError or DataError before the first step where recipe, model and text do not fit together,
     CheckpointError where a file is damaged, and TrainingError where the run cannot go on.
     """
-    with ExitStack() as claims:
-        trainer = world.in_turn(lambda: _ready(config, resume, world, claims))
+    with ExitStack() as claims, joined_relay(world, config.parallelism.context) as relay:
+        trainer = world.in_turn(lambda: _ready(config, resume, relay, claims))
         return _trained(trainer, report, lambda: world.any(stop()))
 
 
@@ -84,22 +85,22 @@ def resume_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
     return load_config(path, [*overrides, f"--run.folder={folder}"])
 
 
-def _ready(config: Config, resume: bool, world: World, claims: ExitStack) -> Trainer:
+def _ready(config: Config, resume: bool, relay: Relay, claims: ExitStack) -> Trainer:
     """Return a run before its next step; the first process claims its folder as long as `claims` lasts."""
-    folder = RunFolder(config.run.folder)
+    folder, world = RunFolder(config.run.folder), relay.world
     if resume and not folder.config.is_file():
         raise TrainingError(f"{folder.path}: holds no run, so there is nothing to go on from.")
     if not resume and world.is_first:
         folder.refuse_if_used()
     timetable = Timetable(config)
-    timetable.check_shares(world.size)
+    timetable.check_shares(relay.num_teams)
     contexts = {stage.context for stage in timetable.stages}
     corpus = open_corpus(config.data, config.run.seed, contexts, chunk=config.training.chunk)
     if resume:
         if world.is_first:
             claims.enter_context(folder.claimed())
-        return _resumed(config, folder, corpus, world)
-    trainer = _started(config, folder, corpus, world)
+        return _resumed(config, folder, corpus, relay)
+    trainer = _started(config, folder, corpus, relay)
     if world.is_first:
         claims.enter_context(folder.claimed())
     return trainer
@@ -116,7 +117,7 @@ def _trained(trainer: Trainer, report: Callable[[Progress], None], stop: Callabl
     return result
 
 
-def _started(config: Config, folder: RunFolder, corpus: Corpus, world: World) -> Trainer:
+def _started(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay) -> Trainer:
     """Return a run before its first step; the first process makes its folder."""
     if config.model.initial is None:
         model = _fresh_model(config, corpus.description.vocabulary_size)
@@ -131,7 +132,7 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus, world: World) ->
             )
         model = initial.model
     corpus.check_vocabulary(model.config.vocabulary_size)
-    model = _placed(model, config, world)
+    model = _placed(model, config, relay.world)
     optimizer = MasterAdamW(model, config.optimizer, config.groups)
     return Trainer(
         config,
@@ -140,8 +141,8 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus, world: World) ->
         corpus=corpus,
         folder=folder,
         position=Position(),
-        sinks=_founded(config, folder, corpus) if world.is_first else (),
-        world=world,
+        sinks=_founded(config, folder, corpus) if relay.world.is_first else (),
+        relay=relay,
     )
 
 
@@ -157,15 +158,15 @@ def _founded(config: Config, folder: RunFolder, corpus: Corpus) -> tuple[Sink, .
     return sinks
 
 
-def _resumed(config: Config, folder: RunFolder, corpus: Corpus, world: World) -> Trainer:
+def _resumed(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay) -> Trainer:
     """Return a run as it was when its newest whole snapshot was taken, and forget what it did afterwards."""
     snapshot = folder.snapshots.newest()
     if snapshot is None:
-        return _started_again(config, folder, corpus, world)
+        return _started_again(config, folder, corpus, relay)
     _check_same_run(config, corpus, snapshot, folder)
     sizes = dict(snapshot.model)
     model = _without_numbers(GENERATIONS[sizes.pop("generation")].config(**sizes))
-    model = _placed(model, config, world)
+    model = _placed(model, config, relay.world)
     corpus.check_vocabulary(model.config.vocabulary_size)
     optimizer = MasterAdamW(model, config.optimizer, config.groups)
     try:
@@ -173,7 +174,7 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus, world: World) ->
     except TrainingError as error:
         raise TrainingError(f"{folder.snapshots.path(snapshot.position.step)}: {error}") from error
     step = snapshot.position.step
-    if world.is_first:
+    if relay.world.is_first:
         rewind_metrics(folder.metrics, step)
         save_config(config, folder.config)
     return Trainer(
@@ -186,22 +187,22 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus, world: World) ->
         saved_step=step,
         memory=snapshot.guard,
         validation=_last_validation(read_metrics(folder.metrics)),
-        sinks=open_sinks(config, step=step) if world.is_first else (),
-        world=world,
+        sinks=open_sinks(config, step=step) if relay.world.is_first else (),
+        relay=relay,
     )
 
 
-def _started_again(config: Config, folder: RunFolder, corpus: Corpus, world: World) -> Trainer:
+def _started_again(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay) -> Trainer:
     """Return a run before its first step, once more, because it was ended before its first snapshot."""
     if folder.checkpoint.exists():  # which is written after a snapshot
         raise TrainingError(
             f"{folder.path}: its snapshots are gone, so there is nothing to go on from. A new run with "
             f"model.initial={folder.checkpoint} begins with its weights."
         )
-    if world.is_first:
+    if relay.world.is_first:
         logger.warning("%s: the run ended before its first snapshot, so it starts again.", folder.path)
         rewind_metrics(folder.metrics, 0)
-    return _started(config, folder, corpus, world)
+    return _started(config, folder, corpus, relay)
 
 
 def model_config(config: ModelConfig, vocabulary_size: int) -> ModelSizes:

@@ -77,14 +77,15 @@ class Timetable:
         """Return how much of the run so many steps are, from 0 to 1; seconds count where it is so bounded."""
         return progress(self._bounds, steps=steps, tokens=self.tokens_after(steps), seconds=seconds)
 
-    def check_shares(self, world_size: int) -> None:
-        """Raise ConfigError where a step has fewer samples than processes that are to share them."""
+    def check_shares(self, num_shares: int) -> None:
+        """Raise ConfigError where a step has fewer samples than it is to be parted into shares."""
         for stage in self.stages:
-            if stage.samples_per_step < world_size:
+            if stage.samples_per_step < num_shares:
                 raise ConfigError(
                     f"training.batch_size {stage.batch_size} × training.accumulation {stage.accumulation} is "
-                    f"{stage.samples_per_step} samples a step, but {world_size} processes share them, and "
-                    "each needs one. Raise accumulation, or start fewer processes."
+                    f"{stage.samples_per_step} samples a step, but {num_shares} processes share them, and "
+                    "each needs one. Raise accumulation, start fewer processes, or have them share each "
+                    "sample too by parallelism.context."
                 )
 
     def read_alike(self, other: Timetable, steps: int) -> bool:

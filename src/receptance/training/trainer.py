@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,11 +22,10 @@ from receptance.checkpoints.stored_model import empty_model
 from receptance.data.description import TRAIN, VALIDATION
 from receptance.errors import CheckpointError, DivergenceError, TrainingError
 from receptance.models import AnyModel
-from receptance.training.chunks import backward
 from receptance.training.config import Config
+from receptance.training.context_parallel import Relay
 from receptance.training.corpus import Corpus
 from receptance.training.cost import flops_per_token
-from receptance.training.distributed import ALONE, World
 from receptance.training.guard import Guard, Memory
 from receptance.training.metrics import MetricsLog, Record, Sink
 from receptance.training.optimizer import MasterAdamW
@@ -59,7 +57,7 @@ class Trainer:
         memory: Memory | None = None,
         validation: Validation | None = None,
         sinks: Sequence[Sink] = (),
-        world: World = ALONE,
+        relay: Relay,
     ) -> None:
         self.config = config
         self.model = model
@@ -71,8 +69,9 @@ class Trainer:
         self.reader = Reader(model, config.training)
         self.guard = Guard(config.guard, memory or Memory())
         self.sinks = sinks
-        self.world = world
-        self._tokenizer = corpus.tokenizer() if config.samples.prompts and world.is_first else None
+        self.relay = relay
+        self.world = relay.world
+        self._tokenizer = corpus.tokenizer() if config.samples.prompts and self.world.is_first else None
         self._flops_per_token = flops_per_token(model)
         self._saved_step = saved_step  # of the newest snapshot in the folder, if there is one
         self._validation = validation  # the last one, of whatever session
@@ -155,20 +154,27 @@ class Trainer:
 
         Raises DivergenceError where the loss, or the state after a batch, is not finite.
         """
-        training, world, stage = self.config.training, self.world, self.timetable.stage(step)
+        training, relay, world = self.config.training, self.relay, self.world
+        stage = self.timetable.stage(step)
         windows = self.corpus.training[stage.context]
-        shares = stage.batches(step, rank=world.rank, world_size=world.size)
-        batches = [batch for share in shares for batch in windows.samples(*share)]
+        shares = stage.batches(step, rank=relay.team, world_size=relay.num_teams)
+        gradient = training.chunk_gradient if training.chunk else "full"
+        batches = [
+            relay.chunks(batch, training.chunk, gradient)
+            for share in shares
+            for batch in windows.samples(*share)
+        ]
         # Each token weighs the same, in whichever batch and process it lies.
-        total = max(int(world.sum(sum(batch.num_learnt for batch in batches))[0]), 1)
+        learnt = sum(chunk.num_learnt for chunks in batches for chunk in relay.own(chunks))
+        total = max(int(world.sum(learnt)[0]), 1)
         losses = []
         with world.together():
-            for part, batch in enumerate(batches):
-                place = self.config.run.seed, step, part * world.size + world.rank
-                read = partial(self.reader.learn, place)
-                for loss in backward(read, batch.chunks(training.chunk), total, training.chunk_gradient):
+            for part, chunks in enumerate(batches):
+                place = self.config.run.seed, step, part * relay.num_teams + relay.team
+                for loss in relay.backward(self.reader, place, chunks, total, gradient):
                     self.optimizer.collect()
                     losses.append(loss)
+            relay.finish()
         world.add_up(self.optimizer.gradients())
         return world.sum(float(torch.stack(losses).sum()))[0]
 
@@ -214,7 +220,7 @@ class Trainer:
                 return None
             if number % world.size != world.rank:
                 continue  # another process reads it
-            total += self.reader.measure(batch, training.chunk)
+            total += self.reader.measure(self.relay.chunks(batch, training.chunk, "full"))
             count += batch.num_learnt
         total, count = world.sum(total, count)
         if not count:
