@@ -14,18 +14,21 @@ NAMES = (
     "parameters_flops",
     "generation_cost",
     "complexity",
+    "gradient_bounds",
+    "scaling_law",
+    "generations",
+    "context_length",
+    "small_embedding",
+    "initialisation",
+    "prompt_order",
+    "long_range",
+    "characters",
 )
 
 UNWRITTEN = {
-    "scaling_law": "loss falls as a power of the compute (section 4.2, figure 4), beside a GPT of equal size",
-    "generations": "RWKV-4, 5, 6 and 7 on an equal budget",
-    "context_length": "loss falls with the position, and further as the context is extended (figure 6)",
-    "small_embedding": "a small embedding with a norm learns faster (figure 9)",
-    "initialisation": "starting matrices of zeros and orthogonal ones learn faster (appendix E)",
-    "gradient_bounds": "gradients are bounded whatever the length (appendix H)",
-    "prompt_order": "a question is better asked before the data than after (appendix L)",
-    "long_range": "long-range tasks, beside a transformer and an LSTM (table 4)",
-    "characters": "character modelling in bits a byte (table 5)",
+    "decay_spectra": "the decays of a trained model by layer, sorted (appendix I)",
+    "causal_tracing": "where in layers and tokens an answer comes from (appendix I)",
+    "zero_shot": "the tables of zero-shot accuracies: they need published weights, and `receptance evaluate`",
 }
 
 

@@ -6,6 +6,10 @@ import torch
 
 from receptance.checkpoints.stored_model import empty_model
 from receptance.models import (
+    RWKV4,
+    RWKV5,
+    RWKV6,
+    RWKV7,
     AnyModel,
     RWKV4Config,
     RWKV5Config,
@@ -13,6 +17,7 @@ from receptance.models import (
     RWKV7Config,
 )
 
+MODELS = {"4": RWKV4, "5": RWKV5, "6": RWKV6, "7": RWKV7}
 CONFIGS = {"4": RWKV4Config, "5": RWKV5Config, "6": RWKV6Config, "7": RWKV7Config}
 PILE_VOCABULARY = 50277
 # Layers and channels of the models of the paper (table 2).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,3 +48,9 @@ def save_picture(claim: Claim, record: Record, folder: Path) -> None:
 def thousands(axes: Axes) -> None:
     """Write the numbers of the horizontal axis out, with their thousands apart."""
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
+    """Return running means over a share of a curve, fewer values at its start."""
+    window = max(1, round(share * len(values)))
+    return [sum(values[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(values))]

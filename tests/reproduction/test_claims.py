@@ -1,0 +1,156 @@
+"""Every claim runs, at sizes that show nothing; and what judges them tells true from false."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from reproduction.claim import Settings
+from reproduction.notebook import Notebook
+from reproduction.training import Budget
+
+from reproduction import claims, context_length, prompt_order, scaling_law
+
+SMALLEST: dict[str, dict[str, Any]] = {
+    "parallel_recurrent": {"layers": 2, "channels": 64, "tokens": 24},
+    "parameters_flops": {"sizes": ("169M",), "tokens": 1},
+    "generation_cost": {
+        "size": (1, 64),
+        "tokens": 40,
+        "window": 10,
+        "lengths": (10, 20, 40),
+        "sizes": ((1, 64),),
+        "tokens_of_sizes": 20,
+    },
+    "complexity": {"lengths": (64, 128), "channels": 64, "widths": (64, 128), "length": 64, "turns": 1},
+    "gradient_bounds": {"lengths": (8, 32), "channels": 4, "seeds": 2},
+    "scaling_law": {"sizes": ((1, 16), (2, 16)), "steps": (2, 3)},
+    "context_length": {"steps_of_extension": 1},
+    "initialisation": {"seeds": 2},
+    "small_embedding": {"seeds": 2, "tokenizer": "bytes"},
+    "prompt_order": {"questions": 10},
+    "long_range": {"questions": 10},
+}
+SMALL = {"layers": 2, "channels": 16, "validation_tokens": 2000}
+
+
+def smallest(name: str) -> Settings:
+    """Return the settings of a claim that take least."""
+    settings = claims.claim(name).settings["tiny"]
+    changed = dict(SMALLEST.get(name, {}))
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if is_dataclass(value):
+            changed[field.name] = Budget(steps=2, batch=2, context=16)
+        elif field.name in SMALL:
+            changed.setdefault(field.name, SMALL[field.name])
+    return replace(settings, **changed)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> list[Path]:
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"{number} is followed by {number + 1}.\n" for number in range(2000)))
+    return [path]
+
+
+@pytest.mark.parametrize("name", claims.NAMES)
+def test_a_claim_measures_judges_and_draws(
+    name: str, texts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    claim, settings = claims.claim(name), smallest(name)
+    data = claim.measure(Notebook(tmp_path / "parts", settings, texts=texts), settings)
+    assert json.loads(json.dumps(data)) == data
+    assert all(check.states and check.ours for check in claim.judge(data))
+    figure = Figure()
+    claim.draw(figure, data)
+    assert figure.axes
+
+
+def scaled(exponent: float, bend: float = 0.0) -> dict[str, list[dict[str, float]]]:
+    """Return models whose loss follows a power law, but for a bend in the last decade."""
+    points = []
+    for step in range(13):
+        flops = 10.0 ** (12 + step / 4)
+        nats = 50 * flops**exponent * (1 + bend * max(0, step - 8))
+        points.append({"parameters": 1, "tokens": 1, "flops": flops, "nats": nats})
+    return {"RWKV-4": points, "GPT": points}
+
+
+def test_a_power_law_is_found_and_extrapolates() -> None:
+    data = scaled(-0.1)
+    assert all(check.holds for check in scaling_law.judge(data))
+    law = scaling_law.Law.fitted([scaling_law.Point(**one) for one in data["RWKV-4"]])
+    assert law.exponent == pytest.approx(-0.1)
+    assert law.factor == pytest.approx(50)
+
+
+def test_a_law_that_ends_before_the_last_decade_does_not_extrapolate() -> None:
+    assert [check.holds for check in scaling_law.judge(scaled(-0.1, bend=0.04))[:2]] == [False, False]
+
+
+def test_optimal_are_the_models_that_no_cheaper_one_beats() -> None:
+    points = [
+        scaling_law.Point(1, 1, flops, nats) for flops, nats in ((1, 5), (2, 6), (3, 4), (3, 4.5), (4, 4))
+    ]
+    assert [(p.flops, p.nats) for p in scaling_law.pareto(points)] == [(1, 5), (3, 4)]
+
+
+def test_a_context_that_does_not_help_does_not_hold() -> None:
+    flat = [2.0] * 64
+    data = {"context": 8, "stages": {"8": flat, "64": flat}, "control": flat}
+    assert [check.holds for check in context_length.judge(data)] == [True, False, False]
+
+
+def test_the_question_stands_where_the_order_says_and_the_answer_is_right() -> None:
+    settings = claims.claim("prompt_order").settings["tiny"]
+    for number in range(20):
+        (first, answer), (last, same) = (
+            prompt_order.draw_question(settings, order)(number) for order in prompt_order.ORDERS
+        )
+        key, data = first[1], first[2:-1]
+        assert last == [*data, prompt_order.ASK, key]
+        assert answer == same == dict(zip(data[::2], data[1::2], strict=True))[key]
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"), [("[MAX 2 9 [MIN 4 7 ] 0 ]", 9), ("[SM 5 6 [MED 1 8 3 ] ]", 4)]
+)
+def test_nested_operations_are_evaluated_as_they_are_written(expression: str, value: int) -> None:
+    from reproduction.long_range import OPERATIONS
+
+    stack: list[tuple[str, list[int]]] = []
+    result = None
+    for symbol in expression.split():
+        if symbol.startswith("["):
+            stack.append((symbol, []))
+            continue
+        if symbol == "]":
+            operation, values = stack.pop()
+            result = OPERATIONS[operation](values)
+        else:
+            result = int(symbol)
+        if stack:
+            stack[-1][1].append(result)
+    assert result == value
+
+
+def test_drawn_expressions_have_the_value_that_they_are_said_to_have() -> None:
+    import random
+
+    from reproduction.long_range import OPERATIONS, expression
+
+    for seed in range(200):
+        symbols, value = expression(random.Random(seed), depth=4, arguments=4)
+        text = " ".join(symbols)
+        while "[" in text:
+            inner = text[text.rindex("[") :]
+            inner = inner[: inner.index("]") + 1]
+            operation, *arguments = inner.strip("]").split()
+            text = text.replace(inner, str(OPERATIONS[operation]([int(x) for x in arguments])), 1)
+        assert int(text) == value
