@@ -62,7 +62,10 @@ function ordinal(n) {
 }
 const visible = (text) => text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/ /g, "·");
 const nameOf = (j) => (j < count ? `“${visible(data.tokens[j].text)}”` : "what comes next");
-const times = (nats) => (nats === null || Math.abs(nats) < 0.005 ? "×1" : `×${digits(Math.exp(nats))}`);
+function times(nats) {
+  const factor = Math.exp(nats ?? 0);
+  return factor > 1000 ? "> ×1000" : `×${digits(factor)}`;
+}
 
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
