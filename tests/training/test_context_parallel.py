@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from receptance.data import Batch
 from receptance.errors import ConfigError
 from receptance.models import AnyModel
-from receptance.training import Config, GuardConfig, ParallelismConfig, TrainingConfig, train
+from receptance.training import Config, DistributedConfig, GuardConfig, TrainingConfig, train
 from receptance.training.chunks import ChunkGradient, backward
 from receptance.training.context_parallel import Layer, Neighbour, Passage
 from receptance.training.reading import Reader
@@ -48,7 +48,7 @@ def four() -> Iterator[Ranks]:
 
 
 def sharing(config: Config, processes: int) -> Config:
-    return replace(config, parallelism=ParallelismConfig(context=processes))
+    return replace(config, distributed=DistributedConfig(context=processes))
 
 
 def in_one_pass(model: AnyModel, batches: Sequence[Batch]) -> tuple[dict[str, Tensor], float]:
@@ -174,8 +174,8 @@ def test_processes_that_cannot_be_parted_into_such_groups_are_refused(
     config = sharing(make_config(), 3)
     answers = four.train(config)
     assert all(answer == answers[0] for answer in answers)
-    assert "parallelism.context is 3, but the number of processes is 4" in answers[0]["error"]
-    with pytest.raises(ConfigError, match=r"parallelism\.context is 3, but the number of processes is 1"):
+    assert "distributed.context is 3, but the number of processes is 4" in answers[0]["error"]
+    with pytest.raises(ConfigError, match=r"distributed\.context is 3, but the number of processes is 1"):
         train(config)
     assert not config.run.folder.exists()
     with pytest.raises(ValidationError, match=r"training\.compile makes one"):

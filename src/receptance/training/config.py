@@ -211,8 +211,8 @@ class GuardConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class ParallelismConfig:
-    """`[parallelism]`: how several processes share the work; it changes no number but by rounding.
+class DistributedConfig:
+    """`[distributed]`: how several processes share the work; it changes no number but by rounding.
 
     Their number divided by `context` is that of the groups among which the samples of a step are parted.
     """
@@ -252,7 +252,7 @@ class Config:
     guard: GuardConfig = GuardConfig()
     groups: tuple[GroupConfig, ...] = PUBLISHED_GROUPS
     stages: tuple[StageConfig, ...] = ()
-    parallelism: ParallelismConfig = ParallelismConfig()
+    distributed: DistributedConfig = DistributedConfig()
     samples: SamplesConfig = SamplesConfig()
     tracking: TrackingConfig = TrackingConfig()
 
@@ -273,9 +273,9 @@ class Config:
 
     @model_validator(mode="after")
     def _layers_are_apart(self) -> Config:
-        if self.training.compile and self.parallelism.context > 1:
+        if self.training.compile and self.distributed.context > 1:
             raise ValueError(
-                "[parallelism]: context hands states on between the layers, but training.compile makes one "
+                "[distributed]: context hands states on between the layers, but training.compile makes one "
                 "of them all: leave out one of the two"
             )
         return self

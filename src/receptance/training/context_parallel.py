@@ -280,7 +280,7 @@ def joined_relay(world: World, size: int) -> Iterator[Relay]:
     """
     if world.size % size:
         raise ConfigError(
-            f"parallelism.context is {size}, but the number of processes is {world.size}, which is no "
+            f"distributed.context is {size}, but the number of processes is {world.size}, which is no "
             "multiple of it. Start as many by `torchrun --nproc-per-node`, or set another context, which "
             "changes the losses by rounding alone."
         )

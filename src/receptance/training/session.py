@@ -66,7 +66,7 @@ def train(
     Raises ConfigError or DataError before the first step where recipe, model and text do not fit together,
     CheckpointError where a file is damaged, and TrainingError where the run cannot go on.
     """
-    with ExitStack() as claims, joined_relay(world, config.parallelism.context) as relay:
+    with ExitStack() as claims, joined_relay(world, config.distributed.context) as relay:
         trainer = world.in_turn(lambda: _ready(config, resume, relay, claims))
         return _trained(trainer, report, lambda: world.any(stop()))
 

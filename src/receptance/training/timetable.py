@@ -85,7 +85,7 @@ class Timetable:
                     f"training.batch_size {stage.batch_size} × training.accumulation {stage.accumulation} is "
                     f"{stage.samples_per_step} samples a step, but {num_shares} processes share them, and "
                     "each needs one. Raise accumulation, start fewer processes, or have them share each "
-                    "sample too by parallelism.context."
+                    "sample too by distributed.context."
                 )
 
     def read_alike(self, other: Timetable, steps: int) -> bool:
