@@ -1,10 +1,13 @@
-"""A training step of RWKV-4 beside one of GPT-2: `python -m benchmarks.training [--output FILE]`.
+"""Training steps of RWKV-4 and RWKV-7 beside GPT-2: `python -m benchmarks.training [--output FILE]`.
 
-The shape is that of the 169M model (12 layers of 768, 50,277 tokens; GPT-2 has 50,257), 4 samples of 512
-tokens. A step is forward, backward, gradient clipping and a fused AdamW over float32 weights. Each row runs
-in a fresh process, because allocator settings hold for a whole process, and the rows take turns, so that a
-busy machine slows all of them alike. MFU counts 6 FLOP a token and weight of a matrix, against the speed of
-one large bfloat16 product measured in the same turns.
+The shapes are those of RWKV-4 169M, RWKV-7 0.1B and GPT-2 (12 layers of 768; 50,277, 65,536 and 50,257
+tokens), 4 samples of 512 tokens. A step is forward, backward, gradient clipping and AdamW over float32
+weights. Each row runs in a fresh process, because allocator settings hold for a whole process, and the rows
+take turns, so that a busy machine slows all of them alike. MFU counts 6 FLOP a token and weight of a matrix,
+against the speed of one large bfloat16 product measured in the same turns.
+
+What each compiled kernel saves is measured within one process, which takes steps with all of them and without
+one by turns: in its place works what torch has.
 """
 
 from __future__ import annotations
@@ -15,12 +18,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from benchmarks.report import add_output, publish, setting
+
+if TYPE_CHECKING:
+    from receptance.models import AnyModel
 
 Step = Callable[[], None]
 
@@ -30,13 +37,14 @@ WARM_UP_STEPS = 2
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of both models and of a batch."""
+    """The sizes of the models and of a batch."""
 
     layers: int = 12
     hidden: int = 768
     batch: int = 4
     context: int = 512
-    rwkv_vocabulary: int = 50277
+    rwkv4_vocabulary: int = 50277
+    rwkv7_vocabulary: int = 65536
     gpt_vocabulary: int = 50257
 
     @property
@@ -54,21 +62,29 @@ class Row:
     flops: Callable[[Shape], float]  # of a step, forward and backward
 
 
-def rwkv(shape: Shape, *, compiled: bool) -> Step:
+def rwkv_model(shape: Shape, generation: str) -> AnyModel:
+    """Return one of our models, on the device that torch makes tensors on."""
+    from receptance.models import RWKV4, RWKV7, RWKV4Config, RWKV7Config
+
+    sizes = {"num_layers": shape.layers, "hidden_size": shape.hidden}
+    if generation == "7":
+        return RWKV7(RWKV7Config(vocabulary_size=shape.rwkv7_vocabulary, **sizes))
+    return RWKV4(RWKV4Config(vocabulary_size=shape.rwkv4_vocabulary, **sizes))
+
+
+def rwkv(shape: Shape, *, generation: str, compiled: bool = False) -> Step:
     """Return a step of ours: bfloat16 matrices with float32 masters, the allocator tuned."""
     import torch
 
     from receptance import kernels
-    from receptance.models import RWKV4, RWKV4Config
     from receptance.training import OptimizerConfig
     from receptance.training.optimizer import MasterAdamW
 
     kernels.tune_allocator()
     torch.manual_seed(0)
-    sizes = {"num_layers": shape.layers, "hidden_size": shape.hidden}
-    model = RWKV4(RWKV4Config(vocabulary_size=shape.rwkv_vocabulary, **sizes)).cast_matrices(torch.bfloat16)
+    model = rwkv_model(shape, generation).cast_matrices(torch.bfloat16)
     optimizer = MasterAdamW(model, OptimizerConfig(learning_rate=6e-4, final_learning_rate=6e-4))
-    tokens = torch.randint(shape.rwkv_vocabulary, (shape.batch, shape.context + 1))
+    tokens = torch.randint(model.config.vocabulary_size, (shape.batch, shape.context + 1))
 
     def loss(tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         hidden, _ = model.features(tokens)
@@ -141,9 +157,14 @@ def gemm_flops(shape: Shape) -> float:
     return 2.0 * GEMM_SIZE**3
 
 
-def rwkv_flops(shape: Shape) -> float:
-    """13 D^2 a layer, and the head."""
-    matrices = 13 * shape.hidden**2 * shape.layers + shape.rwkv_vocabulary * shape.hidden
+def rwkv_flops(shape: Shape, *, generation: str) -> float:
+    """All matrices but the embedding."""
+    import torch
+
+    with torch.device("meta"):
+        model = rwkv_model(shape, generation)
+    weights = {name: weight for name, weight in model.named_parameters() if name != "emb.weight"}
+    matrices = sum(w.numel() for name, w in weights.items() if model.is_matrix(name, w.shape))
     return 6.0 * matrices * shape.tokens
 
 
@@ -155,8 +176,15 @@ def gpt2_flops(shape: Shape) -> float:
 
 ROWS = {
     "gemm": Row(f"bfloat16 product of two {GEMM_SIZE} x {GEMM_SIZE} matrices", gemm, gemm_flops),
-    "eager": Row("receptance RWKV-4", partial(rwkv, compiled=False), rwkv_flops),
-    "compiled": Row("receptance RWKV-4, compiled", partial(rwkv, compiled=True), rwkv_flops),
+    **{
+        f"rwkv{generation}{'-compiled' if compiled else ''}": Row(
+            f"receptance RWKV-{generation}{', compiled' if compiled else ''}",
+            partial(rwkv, generation=generation, compiled=compiled),
+            partial(rwkv_flops, generation=generation),
+        )
+        for generation in ("4", "7")
+        for compiled in (False, True)
+    },
     "gpt2": Row(
         "transformers GPT-2 as it comes: autocast, dropout 0.1, default malloc",
         partial(gpt2, compiled=False, dropout=0.1, tuned=False),
@@ -170,6 +198,24 @@ ROWS = {
 }
 
 
+# What to leave out, and what then works in its place.
+WITHOUT: dict[str, Mapping[str, str]] = {
+    "none of them": {},
+    "norm_mix": {"norm_mix": "reference"},
+    "adamw and norm": {"adamw": "torch", "norm": "torch"},
+    "linear_cross_entropy": {"linear_cross_entropy": "torch"},
+    "wkv": {"wkv4": "scan", "wkv7": "chunked"},
+}
+TURNS = {f"rwkv{generation}-without": f"RWKV-{generation}" for generation in ("4", "7")}
+
+
+def timed(step: Step) -> float:
+    """Return the seconds that a step takes."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
 def work(name: str, shape: Shape, steps: int, threads: int) -> None:
     """Take steps of one row, and print the seconds of each: what a process of its own does."""
     import torch
@@ -179,9 +225,23 @@ def work(name: str, shape: Shape, steps: int, threads: int) -> None:
     for _ in range(WARM_UP_STEPS):
         step()
     for _ in range(steps):
-        start = time.perf_counter()
-        step()
-        print(time.perf_counter() - start, flush=True)
+        print(timed(step), flush=True)
+
+
+def work_by_turns(name: str, shape: Shape, steps: int, threads: int) -> None:
+    """Take steps without each of the kernels by turns, and print the seconds in the order of WITHOUT."""
+    import torch
+
+    from receptance import kernels
+
+    torch.set_num_threads(threads)
+    step = ROWS[name.removesuffix("-without")].make(shape)
+    for turn in range(1 + steps):
+        for choices in WITHOUT.values():
+            with kernels.use(**choices):
+                taken = timed(step)
+            if turn:  # the first one warms up
+                print(taken, flush=True)
 
 
 def measure(name: str, arguments: argparse.Namespace) -> list[float]:
@@ -214,8 +274,25 @@ def report(arguments: argparse.Namespace, shape: Shape, names: Sequence[str]) ->
     yield "|---|---:|---:|---:|---:|---:|---:|"
     peak = ROWS["gemm"].flops(shape) / min(taken["gemm"]) if "gemm" in taken else None
     for name in names:
-        yield table_row(name, shape, taken[name], peak)
+        if name in ROWS:
+            yield table_row(name, shape, taken[name], peak)
     yield from ratios(taken)
+    for name in names:
+        if name in TURNS:
+            yield from savings(TURNS[name], taken[name])
+
+
+def savings(title: str, taken: list[float]) -> Iterator[str]:
+    """Yield the table of what a model's step takes without each of the kernels."""
+    columns = {what: taken[number :: len(WITHOUT)] for number, what in enumerate(WITHOUT)}
+    whole = columns["none of them"]
+    yield ""
+    yield f"| {title}, without | best, s | median, s | slower: best | median of the turns |"
+    yield "|---|---:|---:|---:|---:|"
+    for what, times in columns.items():
+        median = statistics.median(one / all_ for one, all_ in zip(times, whole, strict=True))
+        ratio = min(times) / min(whole)
+        yield f"| {what} | {min(times):.3f} | {statistics.median(times):.3f} | {ratio:.3f} | {median:.3f} |"
 
 
 def table_row(name: str, shape: Shape, taken: list[float], peak: float | None) -> str:
@@ -232,7 +309,7 @@ def table_row(name: str, shape: Shape, taken: list[float], peak: float | None) -
 
 def ratios(taken: dict[str, list[float]]) -> Iterator[str]:
     """Yield how much faster each of ours is than each of theirs, in tokens a second."""
-    for ours in ("eager", "compiled"):
+    for ours in (name for name in taken if name.startswith("rwkv") and name in ROWS):
         for theirs in ("gpt2", "gpt2-compiled"):
             if ours in taken and theirs in taken:
                 best = min(taken[theirs]) / min(taken[ours])
@@ -245,19 +322,21 @@ def ratios(taken: dict[str, list[float]]) -> Iterator[str]:
 
 
 def main() -> None:
+    names = [*ROWS, *TURNS]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=4, help="counted steps a turn (default: 4)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each row (default: 3)")
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="rows (default: all)")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="rows (default: all)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads (default: all)")
     add_output(parser)
-    parser.add_argument("--worker", choices=ROWS, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=names, help=argparse.SUPPRESS)
     for field in fields(Shape):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=field.default)
     arguments = parser.parse_args()
     shape = Shape(**{field.name: getattr(arguments, field.name) for field in fields(Shape)})
     if arguments.worker:
-        work(arguments.worker, shape, arguments.steps, arguments.threads)
+        worker = work if arguments.worker in ROWS else work_by_turns
+        worker(arguments.worker, shape, arguments.steps, arguments.threads)
         return
     publish("A training step", report(arguments, shape, arguments.only), arguments.output)
 

@@ -8,6 +8,7 @@
 #include "export.h"
 #include "threads.h"
 
+using receptance::AdamW;
 using receptance::CrossEntropy;
 using receptance::Evaluation;
 using receptance::Format;
@@ -15,6 +16,7 @@ using receptance::Inputs;
 using receptance::Matrix;
 using receptance::MatrixRecurrence;
 using receptance::Network;
+using receptance::NormMix;
 using receptance::Rows;
 using receptance::Team;
 using receptance::Type;
@@ -119,6 +121,39 @@ RECEPTANCE_EXPORT void receptance_cross_entropy(int type, void *logits, const st
     const std::int64_t end = (index + 1) * piece < tokens ? (index + 1) * piece : tokens;
     for (std::int64_t token = index * piece; token < end; ++token) kernel(args, token, scratch.data());
   });
+}
+
+// Returns the tokens of a block, so that Python can say how many there are.
+RECEPTANCE_EXPORT int receptance_norm_mix_block() { return receptance::NORM_MIX_BLOCK; }
+
+RECEPTANCE_EXPORT void receptance_norm_mix(const NormMix *args, int threads) {
+  constexpr std::int64_t block = receptance::NORM_MIX_BLOCK;
+  const std::int64_t work = args->batch * args->time * args->channel * (1 + args->mixes) / least_work + 1;
+  if (threads > work) threads = static_cast<int>(work);
+  receptance::for_each(threads, args->batch * ((args->time + block - 1) / block), [&](std::int64_t index) {
+    static thread_local std::vector<float> scratch;  // kept for the next call
+    scratch.resize(3 * args->channel);
+    receptance::kernels().norm_mix(*args, index, scratch.data());
+  });
+}
+
+RECEPTANCE_EXPORT void receptance_adamw(const AdamW *args, int threads) {
+  receptance::for_each(threads, (args->size + least_work - 1) / least_work, [&](std::int64_t index) {
+    const std::int64_t begin = index * least_work, end = begin + least_work;
+    receptance::kernels().adamw(*args, begin, end < args->size ? end : args->size);
+  });
+}
+
+// Parts of one size are summed one after the other, so the result does not depend on the threads.
+RECEPTANCE_EXPORT double receptance_sum_of_squares(int type, const void *x, std::int64_t size, int threads) {
+  std::vector<double> sums((size + least_work - 1) / least_work);
+  receptance::for_each(threads, static_cast<std::int64_t>(sums.size()), [&](std::int64_t index) {
+    const std::int64_t begin = index * least_work, end = begin + least_work;
+    sums[index] = receptance::kernels().sum_of_squares(static_cast<Type>(type), x, begin, end < size ? end : size);
+  });
+  double total = 0.0;
+  for (const double sum : sums) total += sum;
+  return total;
 }
 
 // Read memory on all threads, to see how long it takes.

@@ -9,6 +9,9 @@ void wkv4_backward(const Wkv4Backward &, std::int64_t row, std::int64_t begin, s
 void wkv6(const MatrixRecurrence &, std::int64_t head);
 void wkv7(const MatrixRecurrence &, std::int64_t head);
 void cross_entropy(const CrossEntropy &, std::int64_t token, float *scratch);
+void norm_mix(const NormMix &, std::int64_t block, float *scratch);
+void adamw(const AdamW &, std::int64_t begin, std::int64_t end);
+double sum_of_squares(Type, const void *x, std::int64_t begin, std::int64_t end);
 std::uint32_t read_memory(const void *from, std::int64_t bytes);
 bool pack(const Rows &, Format, void *panels, std::int64_t begin, std::int64_t end);
 void unpack(const Matrix &, float *weights, std::int64_t begin, std::int64_t end);
@@ -21,7 +24,7 @@ std::int64_t scratch_bytes(const Network &, const Evaluation &, const Team &);
 #define NAME_OF(name) TEXT_OF(name)
 
 extern const Table table;
-const Table table = {NAME_OF(RECEPTANCE_LEVEL), wkv4_forward, wkv4_backward, wkv6, wkv7, cross_entropy,
-                     read_memory, pack, unpack, prepare, multiply, evaluate, scratch_bytes};
+const Table table = {NAME_OF(RECEPTANCE_LEVEL), wkv4_forward, wkv4_backward, wkv6, wkv7, cross_entropy, norm_mix,
+                     adamw, sum_of_squares, read_memory, pack, unpack, prepare, multiply, evaluate, scratch_bytes};
 
 }  // namespace receptance::RECEPTANCE_LEVEL

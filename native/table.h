@@ -18,6 +18,8 @@ namespace receptance {
 
 constexpr int WKV4_BLOCK = 16;           // tokens from one checkpoint to the next
 constexpr int MATRIX_BLOCK = 32;         // the same for WKV-6 and 7
+constexpr int NORM_MIX_BLOCK = 32;       // tokens whose gradients are summed together
+constexpr int NORM_MIX_MOST = 6;         // mixes of one norm
 constexpr int CROSS_ENTROPY_LANES = 16;  // at least those of the widest level
 
 class Team;
@@ -85,6 +87,41 @@ struct CrossEntropy {
   std::int64_t tokens, vocabulary;
 };
 
+// The same in receptance/kernels/norm_mix_native.py. Symbols as in norm_mix.cpp.
+struct NormMix {
+  Type type;                       // of x, shift, seen, mixed and their gradients
+  bool is_backward;
+  const void *x;                   // [batch, time, channel]
+  const float *weight, *bias;      // [channel]
+  const void *shift;               // [batch, channel] the norm of the token before the first
+  const float *shares;             // [mix, channel]
+  void *seen;                      // [batch, time, channel]
+  void *const *mixed;              // [mix] pointers to [batch, time, channel]
+  float *mean, *scale;             // [batch, time] of each token, written forward and read backward
+  const void *grad_seen;           // [batch, time, channel]; null: zero
+  const void *const *grad_mixed;   // [mix] pointers to [batch, time, channel]
+  void *grad_x;                    // [batch, time, channel]
+  void *grad_shift;                // [batch, channel]
+  float *grad_sums;                // [batch, block, 2 + mix, channel]: of weight, bias, shares, still to be summed
+  std::int64_t batch, time, channel, mixes;
+  float epsilon;
+};
+
+// The same in receptance/kernels/adamw_native.py.
+struct AdamW {
+  Type type;                     // of the gradient
+  const void *gradient;
+  float *master, *mean, *square;
+  void *weight;                  // bfloat16, the rounded master; null: there is none
+  float gradient_scale;
+  float beta2, new1, new2;       // 1 - beta1 and 1 - beta2 as differences in double precision
+  float kept;                    // 1 - rate * decay
+  float rate;                    // the learning rate / c1
+  float inverse_root;            // 1 / sqrt(c2)
+  float epsilon;
+  std::int64_t size;
+};
+
 struct Table {
   const char *name;
   // The channels begin to end of one row of the batch.
@@ -95,6 +132,11 @@ struct Table {
   void (*wkv7)(const MatrixRecurrence &, std::int64_t head);
   // One token. The scratch holds the vocabulary rounded up to a multiple of CROSS_ENTROPY_LANES.
   void (*cross_entropy)(const CrossEntropy &, std::int64_t token, float *scratch);
+  // One block of one text, counted over the whole batch. The scratch holds three rows of channels.
+  void (*norm_mix)(const NormMix &, std::int64_t block, float *scratch);
+  // The elements begin to end.
+  void (*adamw)(const AdamW &, std::int64_t begin, std::int64_t end);
+  double (*sum_of_squares)(Type, const void *x, std::int64_t begin, std::int64_t end);
   // Read this memory, for the time it takes; the result depends on all of it but a last few bytes.
   std::uint32_t (*read_memory)(const void *from, std::int64_t bytes);
   // Round the rows of the panels begin to end to a format; false where it cannot hold a weight that is not finite.

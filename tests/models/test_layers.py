@@ -5,14 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from receptance.models.layers import LayerNorm, orthogonal, previous_token
-
-
-def test_previous_token_begins_with_the_span_before() -> None:
-    x = torch.arange(12.0).reshape(1, 4, 3)
-    shift = torch.tensor([[-1.0, -2.0, -3.0]])
-    assert previous_token(x, shift).tolist() == [[[-1, -2, -3], [0, 1, 2], [3, 4, 5], [6, 7, 8]]]
-    assert previous_token(x[:, :1], shift).tolist() == [[[-1, -2, -3]]]
+from receptance.models.layers import LayerNorm, orthogonal
 
 
 def test_layer_norm_takes_16_bit_input_with_32_bit_parameters() -> None:

@@ -72,6 +72,6 @@ def test_a_mix_of_zero_sees_the_current_token_alone() -> None:
             if "time_maa" in name:
                 parameter.zero_()
     att = model.blocks[0].att
-    x = torch.randn(1, 3, 16)
-    for mixed in att.mixes(x, torch.randn(1, 3, 16)):
+    x, both, past = torch.randn(3, 1, 3, 16)
+    for mixed in att.mixes(x, both, past):
         assert torch.equal(mixed, x)

@@ -33,7 +33,10 @@ from receptance.training import (
 from receptance.training.metrics import read_metrics
 
 FILE = Path(__file__).with_name("determinism.json")
-REFERENCE = dict.fromkeys(("wkv4", "wkv6", "wkv7", "linear_cross_entropy"), "reference")
+REFERENCE = {
+    **dict.fromkeys(("wkv4", "wkv6", "wkv7", "linear_cross_entropy", "norm_mix"), "reference"),
+    **dict.fromkeys(("adamw", "norm"), "torch"),
+}
 SIZES: dict[str, dict[str, int]] = {
     "4": {},
     "5": {"head_size": 8},

@@ -21,7 +21,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from receptance.models import RWKV4, RWKV5, AnyModel, State, rwkv4, rwkv5, rwkv6, rwkv7
-from receptance.models.layers import previous_token
 
 PERCENTILES = (10, 50, 90)
 
@@ -80,13 +79,13 @@ def decays(model: AnyModel, tokens: Int[Tensor, " token"], state: State | None =
         return Decays(rates=-heads.unsqueeze(0), depends_on_text=False)
     seen: list[Tensor] = []
 
-    def look(att: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        x, shift = arguments[:2]
-        past = previous_token(x, shift)
+    def look(att: nn.Module, arguments: tuple[tuple[Tensor, ...], ...]) -> None:
+        inputs = arguments[0]
         if isinstance(att, rwkv6.TimeMix):
-            seen.append(att.log_decay(att.mixes(x, past - x)[0], memory))
+            seen.append(att.log_decay(att.mixes(*inputs)[0], memory))
         elif isinstance(att, rwkv7.TimeMix):
-            seen.append(att.log_decay(torch.lerp(x, past, att.x_w.to(x.dtype)), memory))
+            _, _, xw, *_ = inputs
+            seen.append(att.log_decay(xw, memory))
 
     hooks = [block.att.register_forward_pre_hook(look) for block in model.layers]
     try:

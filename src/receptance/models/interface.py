@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from receptance.errors import ConfigError
 from receptance.kernels.lengths import check_lengths, is_padding
-from receptance.models.layers import LayerNorm, last_token, orthogonal
+from receptance.models.layers import Half, LayerNorm, MixingNorm, last_token, orthogonal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,32 +85,34 @@ StateT = TypeVar("StateT", bound=State)
 class Block(nn.Module):
     """One layer: time mixing, then channel mixing, each on a normalised copy of the residual stream.
 
-    A generation gives the two mixings as `att` and `ffn`; the first block also normalises the embedding.
+    A generation gives the two mixings as `att` and `ffn`. Each says by `shares()` how it mixes a token with
+    the one before, and is given a tuple: the normalised tokens, and those mixes of them. The first block also
+    normalises the embedding.
     """
 
-    att: nn.Module
-    ffn: nn.Module
+    att: Half
+    ffn: Half
     dropout = 0.0  # see LanguageModel.drop
 
     def __init__(self, channel: int, layer: int, epsilon: float = 1e-5) -> None:
         super().__init__()
         if layer == 0:
             self.ln0 = LayerNorm(channel, eps=epsilon)
-        self.ln1 = LayerNorm(channel, eps=epsilon)
-        self.ln2 = LayerNorm(channel, eps=epsilon)
+        self.ln1 = MixingNorm(channel, eps=epsilon)
+        self.ln2 = MixingNorm(channel, eps=epsilon)
 
     def forward(
         self, x: Tensor, state: tuple[Tensor, ...], lengths: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the residual stream after the layer, and the layer's state in the order of its fields."""
         time_shift, channel_shift, *memory = state
-        seen = self.ln1(x)
-        change, memory = self.att(seen, time_shift, *memory, lengths)
+        seen = self.ln1(x, time_shift, self.att.shares())
+        change, memory = self.att(seen, *memory, lengths)
         x = self.dropped(x + change)
-        seen_by_channels = self.ln2(x)
-        x = self.dropped(x + self.ffn(seen_by_channels, channel_shift))
-        time_shift = last_token(seen, time_shift, lengths)
-        return x, (time_shift, last_token(seen_by_channels, channel_shift, lengths), *memory)
+        seen_by_channels = self.ln2(x, channel_shift, self.ffn.shares())
+        x = self.dropped(x + self.ffn(seen_by_channels))
+        time_shift = last_token(seen[0], time_shift, lengths)
+        return x, (time_shift, last_token(seen_by_channels[0], channel_shift, lengths), *memory)
 
     def dropped(self, x: Tensor) -> Tensor:
         """Return the residual stream with dropout, in training alone."""

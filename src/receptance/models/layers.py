@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from receptance import kernels
+
 
 @dataclass(frozen=True)
 class Place:
@@ -51,11 +53,28 @@ class LayerNorm(nn.LayerNorm):
         )
 
 
-def previous_token(
-    x: Float[Tensor, "batch time channel"], shift: Float[Tensor, "batch channel"]
-) -> Float[Tensor, "batch time channel"]:
-    """Return x one step late; the first step comes from the span before."""
-    return torch.cat([shift.unsqueeze(1).to(x.dtype), x[:, :-1]], dim=1)
+class MixingNorm(LayerNorm):
+    """The norm that half a layer reads through, mixed with that of the token before."""
+
+    def forward(  # type: ignore[override]  # it takes more than the norm that it is
+        self, x: Tensor, shift: Tensor, shares: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return what `kernels.norm_mix` does."""
+        return kernels.norm_mix(x, self.weight, self.bias, shift.to(x.dtype), shares, self.eps)
+
+
+def stacked(*shares: Float[Tensor, " channel"]) -> Float[Tensor, "mix channel"]:
+    """Return shares one below the other, in float32 at least."""
+    rows = torch.stack(shares)
+    return rows if rows.dtype == torch.float64 else rows.float()
+
+
+class Half(nn.Module):
+    """Half of a layer, which reads each token mixed with the one before in a few ways."""
+
+    def shares(self) -> Float[Tensor, "mix channel"]:
+        """Return the shares of the token before in the mixes that the half reads."""
+        raise NotImplementedError
 
 
 def last_token(
@@ -77,7 +96,7 @@ def orthogonal(weight: Tensor, gain: float, generator: torch.Generator | None) -
     nn.init.orthogonal_(weight, gain * math.sqrt(max(rows / columns, 1.0)), generator=generator)
 
 
-class ChannelMix(nn.Module):
+class ChannelMix(Half):
     """The feed-forward half of a block in RWKV-4 and 5: squared ReLU, gated by the receptance."""
 
     def __init__(self, channel: int, wide: int) -> None:
@@ -88,10 +107,13 @@ class ChannelMix(nn.Module):
         self.receptance = nn.Linear(channel, channel, bias=False)
         self.value = nn.Linear(wide, channel, bias=False)
 
-    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+    def shares(self) -> Float[Tensor, "mix channel"]:
+        """Return those of the mixes that the forward pass takes, in their order."""
+        return 1 - stacked(self.time_mix_k, self.time_mix_r)
+
+    def forward(self, seen: tuple[Tensor, ...]) -> Tensor:
         """Return the block's change of x."""
-        past = previous_token(x, shift)
-        k = self.key(torch.lerp(past, x, self.time_mix_k.to(x.dtype)))
-        r = self.receptance(torch.lerp(past, x, self.time_mix_r.to(x.dtype)))
+        _, xk, xr = seen
+        k, r = self.key(xk), self.receptance(xr)
         change: Tensor = torch.sigmoid(r) * self.value(torch.relu(k).square())
         return change

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from receptance import kernels
 from receptance.errors import ConfigError
 from receptance.models.interface import Block, Config, LanguageModel, State
-from receptance.models.layers import ChannelMix, Place, empty, orthogonal, previous_token
+from receptance.models.layers import ChannelMix, Half, Place, empty, orthogonal, stacked
 
 # The exponent of an empty sum: stands for minus infinity, but stays finite so that no NaN can arise.
 EMPTY_EXPONENT = -1e30
@@ -63,7 +63,7 @@ class RWKV4State(State):
     exponent: Float[Tensor, "layer batch attention"]
 
 
-class TimeMix(nn.Module):
+class TimeMix(Half):
     """The recurrent half of a block: what to remember of the past, channel by channel."""
 
     def __init__(self, config: RWKV4Config) -> None:
@@ -79,14 +79,16 @@ class TimeMix(nn.Module):
         self.receptance = nn.Linear(channel, attention, bias=False)
         self.output = nn.Linear(attention, channel, bias=False)
 
+    def shares(self) -> Float[Tensor, "mix channel"]:
+        """Return those of the mixes that the forward pass takes, in their order."""
+        return 1 - stacked(self.time_mix_k, self.time_mix_v, self.time_mix_r)
+
     def forward(
-        self, x: Tensor, shift: Tensor, a: Tensor, b: Tensor, p: Tensor, lengths: Tensor | None
+        self, seen: tuple[Tensor, ...], a: Tensor, b: Tensor, p: Tensor, lengths: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """Return the block's change of x, and the sums (numerator, denominator, exponent) after it."""
-        past = previous_token(x, shift)
-        k = self.key(torch.lerp(past, x, self.time_mix_k.to(x.dtype)))
-        v = self.value(torch.lerp(past, x, self.time_mix_v.to(x.dtype)))
-        r = self.receptance(torch.lerp(past, x, self.time_mix_r.to(x.dtype)))
+        _, xk, xv, xr = seen
+        k, v, r = self.key(xk), self.value(xv), self.receptance(xr)
         w, u = self.log_decay(p.dtype), self.time_first.to(p.dtype)
         wkv, sums_after = kernels.wkv4(k, v, w, u, (a, b, p), lengths)
         return self.output(torch.sigmoid(r) * wkv), sums_after

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from receptance import kernels
 from receptance.models.heads import HeadNorm, HeadsConfig, HeadsModel, initialise_heads
 from receptance.models.interface import Block
-from receptance.models.layers import ChannelMix, Place, empty, previous_token
+from receptance.models.layers import ChannelMix, Half, Place, empty, stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class RWKV5Config(HeadsConfig):
     version: Literal["5.0", "5.1", "5.2"] = "5.2"
 
 
-class TimeMix(nn.Module):
+class TimeMix(Half):
     """The recurrent half of a block: a decayed sum of key-value pairs, read by the receptance."""
 
     def __init__(self, config: RWKV5Config) -> None:
@@ -58,20 +59,23 @@ class TimeMix(nn.Module):
         self.output = nn.Linear(channel, channel, bias=False)
         self.ln_x = HeadNorm(config)
 
+    def shares(self) -> Float[Tensor, "mix channel"]:
+        """Return those of the mixes that the forward pass takes, in their order."""
+        mixes = (self.time_mix_r, self.time_mix_k, self.time_mix_v)
+        return 1 - stacked(*mixes, *([] if self.gate is None else [self.time_mix_g]))
+
     def forward(
-        self, x: Tensor, shift: Tensor, state: Tensor, lengths: Tensor | None
+        self, seen: tuple[Tensor, ...], state: Tensor, lengths: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor]]:
         """Return the block's change of x, and the memory after it."""
-        past = previous_token(x, shift)
-        heads = (*x.shape[:2], self.num_heads, self.head_size)
-        r = self.receptance(torch.lerp(past, x, self.time_mix_r.to(x.dtype))).view(heads)
-        k = self.key(torch.lerp(past, x, self.time_mix_k.to(x.dtype))).view(heads)
-        v = self.value(torch.lerp(past, x, self.time_mix_v.to(x.dtype))).view(heads)
+        _, xr, xk, xv, *xg = seen
+        heads = (*xr.shape[:2], self.num_heads, self.head_size)
+        r, k, v = self.receptance(xr).view(heads), self.key(xk).view(heads), self.value(xv).view(heads)
         w = self.log_decay(state.dtype).expand(heads)
         y, state = kernels.wkv6(r, k, v, w, self.bonus(state.dtype), state, lengths)
         y = self.ln_x(y)
         if self.gate is not None:
-            y = y * nn.functional.silu(self.gate(torch.lerp(past, x, self.time_mix_g.to(x.dtype))))
+            y = y * nn.functional.silu(self.gate(*xg))
         return self.output(y), (state,)
 
     def log_decay(self, dtype: torch.dtype) -> Tensor:

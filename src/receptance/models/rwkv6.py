@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from receptance import kernels
 from receptance.models.heads import HeadNorm, HeadsConfig, HeadsModel, initialise_heads
 from receptance.models.interface import Block
-from receptance.models.layers import Place, empty, previous_token
+from receptance.models.layers import Half, Place, empty, stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class RWKV6Config(HeadsConfig):
     decay_rank: int = 64
 
 
-class TimeMix(nn.Module):
+class TimeMix(Half):
     """The recurrent half of a block: a decayed sum of key-value pairs, read by the receptance."""
 
     def __init__(self, config: RWKV6Config) -> None:
@@ -59,12 +60,16 @@ class TimeMix(nn.Module):
         self.output = nn.Linear(channel, channel, bias=False)
         self.ln_x = HeadNorm(config)
 
+    def shares(self) -> Float[Tensor, "mix channel"]:
+        """Return that of the mix which the others depend on, and that of the token before in itself."""
+        return stacked(self.time_maa_x, torch.ones_like(self.time_maa_x))
+
     def forward(
-        self, x: Tensor, shift: Tensor, state: Tensor, lengths: Tensor | None
+        self, seen: tuple[Tensor, ...], state: Tensor, lengths: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor]]:
         """Return the block's change of x, and the memory after it."""
-        heads = (*x.shape[:2], self.num_heads, self.head_size)
-        xw, xk, xv, xr, xg = self.mixes(x, previous_token(x, shift) - x)
+        xw, xk, xv, xr, xg = self.mixes(*seen)
+        heads = (*xr.shape[:2], self.num_heads, self.head_size)
         r = self.receptance(xr).view(heads)
         k = self.key(xk).view(heads)
         v = self.value(xv).view(heads)
@@ -77,9 +82,9 @@ class TimeMix(nn.Module):
         low_rank = torch.tanh(xw @ self.time_decay_w1) @ self.time_decay_w2
         return -torch.exp(self.time_decay.to(dtype) + low_rank.to(dtype))
 
-    def mixes(self, x: Tensor, difference: Tensor) -> tuple[Tensor, ...]:
+    def mixes(self, x: Tensor, both: Tensor, past: Tensor) -> tuple[Tensor, ...]:
         """Return x mixed with the token before for w, k, v, r and g, by shares that depend on both."""
-        both = x + difference * self.time_maa_x.to(x.dtype)
+        difference = past - x
         low_rank = torch.tanh(both @ self.time_maa_w1).reshape(*x.shape[:2], 5, -1)
         shares = torch.einsum("btnd,ndc->nbtc", low_rank, self.time_maa_w2)
         means = (self.time_maa_w, self.time_maa_k, self.time_maa_v, self.time_maa_r, self.time_maa_g)
@@ -88,7 +93,7 @@ class TimeMix(nn.Module):
         )
 
 
-class ChannelMix(nn.Module):
+class ChannelMix(Half):
     """The feed-forward half of a block: squared ReLU, gated by the receptance."""
 
     def __init__(self, config: RWKV6Config) -> None:
@@ -100,11 +105,14 @@ class ChannelMix(nn.Module):
         self.receptance = nn.Linear(channel, channel, bias=False)
         self.value = nn.Linear(wide, channel, bias=False)
 
-    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+    def shares(self) -> Float[Tensor, "mix channel"]:
+        """Return those of the mixes that the forward pass takes, in their order."""
+        return stacked(self.time_maa_k, self.time_maa_r)
+
+    def forward(self, seen: tuple[Tensor, ...]) -> Tensor:
         """Return the block's change of x."""
-        past = previous_token(x, shift)
-        k = self.key(torch.lerp(x, past, self.time_maa_k.to(x.dtype)))
-        r = self.receptance(torch.lerp(x, past, self.time_maa_r.to(x.dtype)))
+        _, xk, xr = seen
+        k, r = self.key(xk), self.receptance(xr)
         change: Tensor = torch.sigmoid(r) * self.value(torch.relu(k).square())
         return change
 

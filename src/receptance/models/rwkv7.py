@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from receptance import kernels
 from receptance.models.heads import HeadNorm, HeadsConfig, HeadsModel, HeadsState, initialise_heads
 from receptance.models.interface import Block
-from receptance.models.layers import Place, empty, last_token, orthogonal, previous_token
+from receptance.models.layers import Half, Place, empty, last_token, orthogonal, stacked
 
 
 def low_rank(channel: int, rank: int) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
@@ -58,7 +58,7 @@ class RWKV7Config(HeadsConfig):
         return 4 * self.hidden_size
 
 
-class TimeMix(nn.Module):
+class TimeMix(Half):
     """The recurrent half of a block: a memory that replaces what a key held before."""
 
     def __init__(self, config: RWKV7Config, layer: int) -> None:
@@ -79,14 +79,16 @@ class TimeMix(nn.Module):
         self.output = nn.Linear(channel, channel, bias=False)
         self.ln_x = HeadNorm(config)
 
+    def shares(self) -> Float[Tensor, "mix channel"]:
+        """Return those of the mixes that the forward pass takes, in their order."""
+        return stacked(self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
+
     def forward(
-        self, x: Tensor, shift: Tensor, state: Tensor, lengths: Tensor | None, first_value: Tensor | None
+        self, seen: tuple[Tensor, ...], state: Tensor, lengths: Tensor | None, first_value: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the block's change of x, the memory after it, and the first layer's values."""
-        heads = (*x.shape[:2], self.num_heads, self.head_size)
-        past, dtype = previous_token(x, shift), state.dtype
-        mixes = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
-        xr, xw, xk, xv, xa, xg = (torch.lerp(x, past, mu.to(x.dtype)) for mu in mixes)
+        x, xr, xw, xk, xv, xa, xg = seen
+        heads, dtype = (*x.shape[:2], self.num_heads, self.head_size), state.dtype
 
         r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
         w = self.log_decay(xw, dtype)
@@ -110,7 +112,7 @@ class TimeMix(nn.Module):
         return -math.exp(-0.5) * torch.sigmoid(self.w0.to(dtype) + low_rank.to(dtype))
 
 
-class ChannelMix(nn.Module):
+class ChannelMix(Half):
     """The feed-forward half of a block: squared ReLU, without a gate."""
 
     def __init__(self, config: RWKV7Config) -> None:
@@ -120,9 +122,13 @@ class ChannelMix(nn.Module):
         self.key = nn.Linear(channel, wide, bias=False)
         self.value = nn.Linear(wide, channel, bias=False)
 
-    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+    def shares(self) -> Float[Tensor, "mix channel"]:
+        """Return that of the one mix that the forward pass takes."""
+        return stacked(self.x_k)
+
+    def forward(self, seen: tuple[Tensor, ...]) -> Tensor:
         """Return the block's change of x."""
-        k = self.key(torch.lerp(x, previous_token(x, shift), self.x_k.to(x.dtype)))
+        k = self.key(seen[1])
         change: Tensor = self.value(torch.relu(k).square())
         return change
 
@@ -143,13 +149,13 @@ class RWKV7Block(Block):
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
         """Return the residual stream after the layer, the layer's state, and the first layer's values."""
         time_shift, channel_shift, memory = state
-        seen = self.ln1(x)
-        change, memory, first_value = self.att(seen, time_shift, memory, lengths, first_value)
+        seen = self.ln1(x, time_shift, self.att.shares())
+        change, memory, first_value = self.att(seen, memory, lengths, first_value)
         x = self.dropped(x + change)
-        seen_by_channels = self.ln2(x)
-        x = self.dropped(x + self.ffn(seen_by_channels, channel_shift))
-        time_shift = last_token(seen, time_shift, lengths)
-        channel_shift = last_token(seen_by_channels, channel_shift, lengths)
+        seen_by_channels = self.ln2(x, channel_shift, self.ffn.shares())
+        x = self.dropped(x + self.ffn(seen_by_channels))
+        time_shift = last_token(seen[0], time_shift, lengths)
+        channel_shift = last_token(seen_by_channels[0], channel_shift, lengths)
         return x, (time_shift, channel_shift, memory), first_value
 
     def initialise(self, layer: int, num_layers: int, generator: torch.Generator | None) -> None:

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from receptance import kernels
 from receptance.errors import ConfigError, DivergenceError, TrainingError
+from receptance.kernels.adamw import Parameter, Rates
 from receptance.training.config import PUBLISHED_GROUPS, GroupConfig, OptimizerConfig
 
-# What torch's AdamW keeps of each parameter; "step" is a scalar, the others are as large as the parameter.
+# What AdamW keeps of each parameter; "step" is a scalar, the others are as large as the parameter.
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 AVERAGE = "average."  # before the name of a parameter whose moving average is meant
 
@@ -41,26 +43,29 @@ class MasterAdamW:
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._masters = {name: _master(weight) for name, weight in self._weights.items()}
         self._rounded = [name for name in self._weights if self._masters[name] is not self._weights[name]]
-        self._multipliers: list[float] = []
+        self._sums: dict[str, Tensor] = {}  # the gradients of rounded weights
         self._ema_decay = config.ema_decay
         self._averages = {
             name: master.detach().clone() for name, master in self._masters.items() if config.ema_decay
         }
-        self._optimizer = torch.optim.AdamW(
-            self._groups(config, groups), betas=config.betas, eps=config.epsilon, lr=0.0, fused=True
-        )
-        for master in self._masters.values():  # torch would wait for the first step
-            self._optimizer.state[master] = {
+        self._rates = Rates(learning_rate=0.0, weight_decay=0.0, betas=config.betas, epsilon=config.epsilon)
+        self._groups = self._grouped(config, groups)
+        self._moments = {
+            name: {
                 "step": torch.zeros((), device=master.device),
                 "exp_avg": torch.zeros_like(master),
                 "exp_avg_sq": torch.zeros_like(master),
             }
+            for name, master in self._masters.items()
+        }
 
-    def _groups(self, config: OptimizerConfig, groups: Sequence[GroupConfig]) -> list[dict[str, Any]]:
-        """Put parameters that share weight decay and multiplier into one group each."""
+    def _grouped(
+        self, config: OptimizerConfig, groups: Sequence[GroupConfig]
+    ) -> dict[tuple[float, float], list[str]]:
+        """Put together the names of parameters that share weight decay and multiplier."""
         if groups != PUBLISHED_GROUPS:  # which are for all generations
             _check_patterns(groups, self._masters)
-        members: dict[tuple[float, float], list[Tensor]] = {}
+        members: dict[tuple[float, float], list[str]] = {}
         for name, master in self._masters.items():
             is_projection = master.ndim >= 2 and name.endswith(".weight")
             decay, multiplier = config.weight_decay if is_projection else 0.0, 1.0
@@ -68,26 +73,34 @@ class MasterAdamW:
             if group is not None:
                 multiplier = group.multiplier
                 decay = decay if group.weight_decay is None else group.weight_decay
-            members.setdefault((decay, multiplier), []).append(master)
-        self._multipliers = [multiplier for _, multiplier in members]
-        return [{"params": masters, "weight_decay": decay} for (decay, _), masters in members.items()]
+            members.setdefault((decay, multiplier), []).append(name)
+        return members
 
     @torch.no_grad()
     def collect(self) -> None:
         """Add the gradients of a backward pass to those of the step, in float32, and free the former."""
         for name in self._rounded:
-            weight, master = self._weights[name], self._masters[name]
-            if weight.grad is None:
-                continue
-            if master.grad is None:
-                master.grad = weight.grad.float()
-            else:
-                master.grad.add_(weight.grad)
-            weight.grad = None
+            gradient, self._weights[name].grad = self._weights[name].grad, None
+            if gradient is not None:
+                # The first one stays as it is: it has no more bits than its own format.
+                before = self._sums.get(name)
+                self._sums[name] = gradient if before is None else before.float().add_(gradient)
 
     def gradients(self) -> list[Tensor]:
-        """Return the collected gradients, in the order of the parameters; to change them changes the step."""
-        return [master.grad for master in self._masters.values() if master.grad is not None]
+        """Return the collected gradients, in float32, in the order of the parameters.
+
+        To change them changes the step.
+        """
+        self._sums = {name: gradient.float() for name, gradient in self._sums.items()}
+        return list(self._gradients().values())
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """Return the collected gradients by name, each in the format that it is in."""
+        found = {
+            name: self._sums.get(name) if master is not self._weights[name] else master.grad
+            for name, master in self._masters.items()
+        }
+        return {name: gradient for name, gradient in found.items() if gradient is not None}
 
     @torch.no_grad()
     def step(self, learning_rate: float, max_norm: float = 0.0) -> float:
@@ -98,28 +111,39 @@ class MasterAdamW:
         Raises DivergenceError, with every weight as it was, where a gradient is not finite; the text names
         the first parameter on the way back, from the head to the embedding, with such a gradient.
         """
-        gradients = {name: master.grad for name, master in self._masters.items() if master.grad is not None}
-        norm = float(torch.nn.utils.get_total_norm(list(gradients.values())))
+        gradients = self._gradients()
+        norm = kernels.norm(list(gradients.values()))
         if not math.isfinite(norm):
             backward = reversed(gradients.items())
             bad = (name for name, one in backward if not torch.linalg.vector_norm(one).isfinite())
             raise DivergenceError(f"the gradient of {next(bad, 'all parameters together')!r} is not finite")
-        if 0.0 < max_norm < norm:
-            for gradient in gradients.values():
-                gradient.mul_(max_norm / norm)
-        for group, multiplier in zip(self._optimizer.param_groups, self._multipliers, strict=True):
-            group["lr"] = learning_rate * multiplier
-        self._optimizer.step()
+        scale = max_norm / norm if 0.0 < max_norm < norm else 1.0
+        for (decay, multiplier), names in self._groups.items():
+            rates = replace(
+                self._rates,
+                learning_rate=learning_rate * multiplier,
+                weight_decay=decay,
+                gradient_scale=scale,
+            )
+            kernels.adamw(
+                [
+                    Parameter(
+                        self._weights[name], self._masters[name], gradients[name], **self._moments[name]
+                    )
+                    for name in names
+                    if name in gradients
+                ],
+                rates,
+            )
         self.discard()
-        self._round()
         self._average()
         return norm
 
     def discard(self) -> None:
         """Forget the collected gradients, and those of a backward pass that was not collected."""
-        self._optimizer.zero_grad()
-        for name in self._rounded:
-            self._weights[name].grad = None
+        self._sums = {}
+        for weight in self._weights.values():
+            weight.grad = None
 
     def _round(self) -> None:
         """Make the weights anew from their masters."""
@@ -130,7 +154,7 @@ class MasterAdamW:
         """Move the averages towards the masters, early in the run by more, so that they forget the start."""
         if not self._averages:
             return
-        done = float(self._optimizer.state[next(iter(self._masters.values()))]["step"])
+        done = float(next(iter(self._moments.values()))["step"])
         kept = min(self._ema_decay, done / (done + 9))
         torch._foreach_lerp_(list(self._averages.values()), list(self._masters.values()), 1 - kept)
 
@@ -145,8 +169,8 @@ class MasterAdamW:
         The masters are among it, so weights and optimizer can be put together again from this alone.
         """
         tensors = {f"master.{name}": master.detach() for name, master in self._masters.items()}
-        for name, master in self._masters.items():
-            tensors |= {f"{key}.{name}": value for key, value in self._optimizer.state[master].items()}
+        for name, moments in self._moments.items():
+            tensors |= {f"{key}.{name}": value for key, value in moments.items()}
         return tensors | {f"{AVERAGE}{name}": average for name, average in self._averages.items()}
 
     @torch.no_grad()
@@ -171,7 +195,7 @@ class MasterAdamW:
             raise TrainingError(f"{left_over[0]!r} is there, but the model has no such parameter.")
         for name, master in self._masters.items():
             master.copy_(tensors[f"master.{name}"])
-            for key, value in self._optimizer.state[master].items():
+            for key, value in self._moments[name].items():
                 value.copy_(tensors[f"{key}.{name}"])
             if name in self._averages:
                 self._averages[name].copy_(averages.get(f"{AVERAGE}{name}", master))
@@ -191,4 +215,4 @@ def _check_patterns(groups: Sequence[GroupConfig], names: Iterable[str]) -> None
 
 def _master(weight: Tensor) -> Tensor:
     """Return the float32 tensor that a weight is a copy of: itself, where it is float32 already."""
-    return weight if weight.dtype == torch.float32 else weight.detach().float().requires_grad_()
+    return weight if weight.dtype == torch.float32 else weight.detach().float()

@@ -175,7 +175,8 @@ class Trainer:
                     self.optimizer.collect()
                     losses.append(loss)
             relay.finish()
-        world.add_up(self.optimizer.gradients())
+        if world.size > 1:
+            world.add_up(self.optimizer.gradients())
         return world.sum(float(torch.stack(losses).sum()))[0]
 
     def _go_on_without(self, after: Position, error: DivergenceError, log: MetricsLog) -> None:
