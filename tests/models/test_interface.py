@@ -198,6 +198,20 @@ def test_first_loss_is_ln_v_and_an_eighth(generation: str, vocabulary: int, laye
     assert abs(loss.item() - math.log(vocabulary) - 0.125) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("generation", "vocabulary", "published"),
+    [("4", 50_277, 10.95), ("5", 65_536, 11.2), ("6", 65_536, 11.2), ("7", 65_536, 11.2)],
+)
+@torch.no_grad()
+def test_the_first_loss_over_a_published_vocabulary_is_the_published_one(
+    generation: str, vocabulary: int, published: float
+) -> None:
+    torch.manual_seed(0)
+    logits, _ = FRESH[generation](vocabulary, 1)(torch.randint(vocabulary, (1, 256)))
+    loss = (logits.logsumexp(-1) - logits.mean(-1)).mean()  # the mean over every target
+    assert loss.item() == pytest.approx(published, abs=0.03)
+
+
 def test_a_state_maps_clones_and_gives_its_rows() -> None:
     _, state = RWKV4(CONFIG)(PAIR)
     doubled = state.map(lambda tensor: 2 * tensor)

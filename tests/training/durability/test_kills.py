@@ -94,7 +94,7 @@ def runs(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.parametrize("kills", [7, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [7, pytest.param(200, marks=pytest.mark.slow)])
 def test_t1_t6_a_run_killed_anywhere_ends_like_one_that_was_not(
     runs: Callable[[str], Run], kills: int, request: pytest.FixtureRequest, record_property: Figure
 ) -> None:
