@@ -44,6 +44,10 @@ class Encoding:
             case "none":
                 return tokens or [self.tokenizer.end_of_text]
 
+    def whole(self, text: str) -> Request:
+        """Return a whole text, to be scored from its first token on."""
+        return Request(self.prompt(""), self.tokenizer.encode(text))
+
     def pair(self, context: str, continuation: str) -> Request:
         """Return a continuation after its context, with the border between the tokens where lm-eval has it.
 

@@ -182,8 +182,8 @@ class Text(ScoredItem):
 
     def requests(self, encoding: Encoding) -> list[Request]:
         """Return the text, or its windows."""
-        tokens, prefix = encoding.tokenizer.encode(self.text), encoding.prompt("")
-        return list(self.window.requests(tokens, prefix)) if self.window else [Request(prefix, tokens)]
+        whole = encoding.whole(self.text)
+        return list(self.window.requests(whole.continuation, whole.context)) if self.window else [whole]
 
     def kept(self, scores: Sequence[Scored]) -> Kept:
         """Return the number of tokens, their loss in nats, and that of the first 1, 2, 4, 8 and so on."""
