@@ -23,11 +23,11 @@ NAMES = (
     "prompt_order",
     "long_range",
     "characters",
+    "decay_spectra",
+    "causal_tracing",
 )
 
 UNWRITTEN = {
-    "decay_spectra": "the decays of a trained model by layer, sorted (appendix I)",
-    "causal_tracing": "where in layers and tokens an answer comes from (appendix I)",
     "zero_shot": "the tables of zero-shot accuracies: they need published weights, and `receptance evaluate`",
 }
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 from reproduction.claim import Settings
 from reproduction.notebook import Notebook
-from reproduction.training import Budget
+from reproduction.training import Budget, fresh
 
-from reproduction import claims, context_length, prompt_order, scaling_law
+from reproduction import causal_tracing, claims, context_length, decay_spectra, prompt_order, scaling_law
+from tests.models.examples import example
 
 SMALLEST: dict[str, dict[str, Any]] = {
     "parallel_recurrent": {"layers": 2, "channels": 64, "tokens": 24},
@@ -33,6 +35,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "initialisation": {"seeds": 2},
     "small_embedding": {"seeds": 2, "tokenizer": "bytes"},
     "prompt_order": {"questions": 10},
+    "causal_tracing": {"questions": 10, "traced": 4},
     "long_range": {"questions": 10},
 }
 SMALL = {"layers": 2, "channels": 16, "validation_tokens": 2000}
@@ -154,3 +157,40 @@ def test_drawn_expressions_have_the_value_that_they_are_said_to_have() -> None:
             operation, *arguments = inner.strip("]").split()
             text = text.replace(inner, str(OPERATIONS[operation]([int(x) for x in arguments])), 1)
         assert int(text) == value
+
+
+def test_a_place_that_holds_all_brings_all_back() -> None:
+    """After the last layer, the head reads the stream at the last word alone."""
+    model = example("4", torch.float32)
+    clean, other, answers = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 7, 3, 4]]), torch.tensor([9])
+    data = causal_tracing.trace(model, clean, other, answers)
+    assert data["whole"] != pytest.approx(data["lost"], abs=1e-4)
+    assert data["traced"][-1] == pytest.approx([*[data["lost"]] * 3, data["whole"]], abs=1e-5)
+    whole = model(clean)[0][0, -1].log_softmax(-1)[9].detach()
+    assert data["whole"] == pytest.approx(float(whole), abs=1e-5)
+    # Before the word that differs nothing is lost, so nothing is to be brought back.
+    assert data["traced"][0][0] == pytest.approx(data["lost"], abs=1e-5), (
+        "before the difference nothing is lost"
+    )
+    assert data["traced"][0][1] != pytest.approx(data["lost"], abs=1e-5)
+
+
+def test_an_answer_that_is_held_elsewhere_does_not_hold() -> None:
+    traced = [[-9.0, -9.0, -3.0, -9.0, -8.0], [-9.0, -9.0, -8.0, -9.0, -2.0], [-9.0, -9.0, -9.0, -9.0, -1.0]]
+    data = {"accuracy": 1.0, "whole": -1.0, "lost": -9.0, "traced": traced}
+    assert [check.holds for check in causal_tracing.judge(data)] == [True] * 4
+    swapped = data | {"traced": [[row[1], row[0], row[3], row[2], row[4]] for row in traced]}
+    assert [check.holds for check in causal_tracing.judge(swapped)] == [True, False, True, False]
+
+
+def test_layers_that_forget_alike_are_told_apart_from_those_that_do_not() -> None:
+    model = fresh("RWKV-4", layers=3, channels=16, vocabulary=10, context=8)
+    start = decay_spectra.spectra(model)
+    data = {name: {"before training": start, "after training": start} for name in decay_spectra.STARTS}
+    assert [check.holds for check in decay_spectra.judge(data)] == [True, True, True]
+    decay_spectra.alike(model)
+    same = decay_spectra.spectra(model)
+    assert same[0] == same[-1]
+    data[decay_spectra.ALIKE]["after training"] = same
+    data[decay_spectra.PUBLISHED]["before training"] = same
+    assert [check.holds for check in decay_spectra.judge(data)] == [False, True, False]
