@@ -12,6 +12,8 @@ using receptance::AdamW;
 using receptance::CrossEntropy;
 using receptance::Evaluation;
 using receptance::Format;
+using receptance::GroupToRound;
+using receptance::GroupToSettle;
 using receptance::Inputs;
 using receptance::Matrix;
 using receptance::MatrixRecurrence;
@@ -190,6 +192,28 @@ RECEPTANCE_EXPORT void receptance_unpack(int format, const void *panels, std::in
   for_each_panels(threads, rows, columns, [&](std::int64_t begin, std::int64_t end) {
     const std::int64_t first = begin * receptance::PANEL_ROWS, last = end * receptance::PANEL_ROWS;
     unpack(from, weights + first * columns, first, last < rows ? last : rows);
+  });
+}
+
+constexpr std::int64_t group_work = receptance::GROUP_COLUMNS * receptance::GROUP_COLUMNS / 8;  // for a row
+
+// scale [row], numbers and errors [column, row] of a group of weights [column, row].
+RECEPTANCE_EXPORT void receptance_round_group(const float *weights, const float *scales, std::int64_t choices,
+                                              const float *inverse, std::int64_t rows, float low, float high,
+                                              float *numbers, float *errors, float *scale, int threads) {
+  const GroupToRound group{rows, choices, weights, scales, inverse, low, high, numbers, errors, scale};
+  for_each_range(threads, 1, choices * group_work, rows, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+    receptance::kernels().round_group(group, begin, end);
+  });
+}
+
+// Changes numbers and off [column, row].
+RECEPTANCE_EXPORT void receptance_settle_group(const float *scale, const float *inputs, const float *slopes,
+                                               std::int64_t rows, float low, float high, float *numbers, float *off,
+                                               int threads) {
+  const GroupToSettle group{rows, scale, inputs, slopes, low, high, numbers, off};
+  for_each_range(threads, 1, group_work, rows, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+    receptance::kernels().settle_group(group, begin, end);
   });
 }
 

@@ -122,6 +122,27 @@ struct AdamW {
   std::int64_t size;
 };
 
+// Arrays [column, row] of a group of columns, to be rounded to the integers from low to high.
+struct GroupToRound {
+  std::int64_t rows, choices;
+  const float *weights;  // [column, row]
+  const float *scales;   // [choice, row], of which each row keeps the one with the least error
+  const float *inverse;  // [column, column], U of receptance/quantization/compensated.py
+  float low, high;
+  float *numbers, *errors;  // [column, row]
+  float *scale;             // [row], the one kept
+};
+
+// The same, rounded before; each number is rounded again, given all others.
+struct GroupToSettle {
+  std::int64_t rows;
+  const float *scale;   // [row]
+  const float *inputs;  // [column, column], H
+  const float *slopes;  // [column, row], H times what all columns are off by
+  float low, high;
+  float *numbers, *off;  // [column, row], both changed
+};
+
 struct Table {
   const char *name;
   // The channels begin to end of one row of the batch.
@@ -143,6 +164,9 @@ struct Table {
   bool (*pack)(const Rows &, Format, void *panels, std::int64_t begin, std::int64_t end);
   // The numbers that the rows begin to end hold: weights[(row - begin) * columns + column].
   void (*unpack)(const Matrix &, float *weights, std::int64_t begin, std::int64_t end);
+  // The rows begin to end.
+  void (*round_group)(const GroupToRound &, std::int64_t begin, std::int64_t end);
+  void (*settle_group)(const GroupToSettle &, std::int64_t begin, std::int64_t end);
   // Fill what matrices in this format read of the inputs of the tokens begin to end, beside x.
   void (*prepare)(Format, const Inputs &, std::int64_t begin, std::int64_t end);
   // y[token * y_stride + row] for every token and for the rows of the panels begin to end.

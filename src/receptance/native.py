@@ -16,7 +16,7 @@ import receptance
 from receptance.errors import KernelError
 
 FILE = "_native.so"
-INTERFACE = 8  # the same number as receptance_interface() in native/dispatch.cpp
+INTERFACE = 9  # the same number as receptance_interface() in native/dispatch.cpp
 
 _BUILD_IT = "`pip install .` in a clone builds it, with any C++ compiler."
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import torch
@@ -52,6 +53,18 @@ def test_dequantising_gives_the_matrix_back_to_half_a_step(
     assert again.shape == matrix.shape
     assert again.dtype == torch.float32
     assert ((again - matrix).abs() <= rounding(matrix, matrix_format)).all()
+
+
+@pytest.mark.parametrize("matrix_format", ["int8", "int4"])
+def test_integers_times_scales_are_the_numbers_and_pack_to_the_same_bytes(
+    matrix_format: Literal["int8", "int4"],
+) -> None:
+    matrix = PackedMatrix.pack(torch.randn(37, 70), matrix_format)
+    integers, scales = matrix.integers()
+    numbers = (integers.float() * scales.float()[..., None]).flatten(1)[:, :70]
+    assert torch.equal(numbers, matrix.dequantize())
+    again = PackedMatrix.of_integers(integers, scales, matrix_format, 70)
+    assert torch.equal(again.data, matrix.data)
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from receptance.errors import ConfigError
+from receptance.quantization.column_group import round_group, settle_group
 from receptance.quantization.packed import (
     GROUP_COLUMNS,
     INT4_DIVISORS,
     PackedMatrix,
-    rounded_to_int4,
-    rounded_to_int8,
-    storable,
 )
 
 IntegerFormat = Literal["int8", "int4"]
@@ -118,52 +116,27 @@ def _rounded_group(
     low, high = _RANGES[matrix_format]
     largest = weights.gather(0, weights.abs().argmax(0, keepdim=True))  # [1, row]
     if matrix_format == "int8":
-        return _best(weights, largest.abs() / high, inverse, low, high)
+        return round_group(weights, largest.abs() / high, inverse, low, high)
     tried = torch.cat([largest / divisor for divisor in INT4_DIVISORS])
-    best = _best(weights, tried, inverse, low, high)
+    best = round_group(weights, tried, inverse, low, high)
     seen, numbers = root.T @ weights, root.T @ best[0]
     fitted = (numbers * seen).sum(0) / numbers.square().sum(0).clamp(min=1e-30)  # the best for these integers
-    return _best(weights, torch.stack([best[1], fitted]), inverse, low, high)
-
-
-def _best(
-    weights: Tensor, scales: Tensor, inverse: Tensor, low: int, high: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `_rounded_group` does, for those of the scales [choice, row] that leave the least error."""
-    scales = storable(scales).float()
-    steps = torch.where(scales == 0, 0, 1 / scales)
-    left = weights[:, None].expand(-1, *scales.shape).clone()  # [32, choice, row]
-    numbers, errors = torch.empty_like(left), torch.empty_like(left)
-    for j in range(GROUP_COLUMNS):
-        numbers[j] = (left[j] * steps).round_().clamp_(low, high)
-        errors[j] = (left[j] - numbers[j] * scales) / inverse[j, j]
-        left[j + 1 :] -= inverse[j, j + 1 :, None, None] * errors[j]
-    choice = errors.square().sum(0).argmin(0)[None]
-    numbers, errors = (part.gather(1, choice.expand(len(part), 1, -1))[:, 0] for part in (numbers, errors))
-    return numbers, scales.gather(0, choice)[0], errors
+    return round_group(weights, torch.stack([best[1], fitted]), inverse, low, high)
 
 
 def _settle(numbers: Tensor, scales: Tensor, target: Tensor, inputs: Tensor, low: int, high: int) -> None:
     """Round each number again, given all others, in place; the error of a row never grows."""
-    spread = scales.repeat_interleave(GROUP_COLUMNS, dim=0)
-    steps = torch.where(spread == 0, 0, 1 / spread)
-    off = target - numbers * spread
+    off = target - numbers * scales.repeat_interleave(GROUP_COLUMNS, dim=0)
     for _ in range(_SWEEPS):
-        for begin in range(0, len(target), GROUP_COLUMNS):
+        for group, begin in enumerate(range(0, len(target), GROUP_COLUMNS)):
             columns = slice(begin, begin + GROUP_COLUMNS)
-            slopes = inputs[columns] @ off
-            for j in range(begin, columns.stop):
-                best = numbers[j] + slopes[j - begin] / inputs[j, j] * steps[j]
-                change = best.round_().clamp_(low, high) - numbers[j]
-                numbers[j] += change
-                moved = change * spread[j]
-                off[j] -= moved
-                slopes -= inputs[columns, j, None] * moved
+            slopes, block = inputs[columns] @ off, inputs[columns, columns]
+            settle_group(numbers[columns], off[columns], scales[group], slopes, block, low, high)
 
 
 def _nearest(weights: Tensor, matrix_format: IntegerFormat) -> tuple[Tensor, Tensor]:
     """Return integers [column, row] and scales [group, row]."""
-    numbers, scales = (rounded_to_int8 if matrix_format == "int8" else rounded_to_int4)(weights.T)
+    numbers, scales = PackedMatrix.pack(weights.T, matrix_format).integers()
     return numbers.flatten(1).T.float(), scales.T.float()
 
 

@@ -86,8 +86,16 @@ class PackedMatrix:
         _library().receptance_unpack(*self._pointers(), weights.data_ptr(), torch.get_num_threads())
         return weights
 
+    def integers(self) -> tuple[Int8[Tensor, "row group 32"], Float[Tensor, "row group"]]:
+        """Return what int8 and int4 hold, integers and their scales: the reverse of `of_integers`."""
+        integers, scales = _ungrouped(self._panels(), self.format)
+        return integers[: self.rows], scales[: self.rows]
+
+    def _panels(self) -> Tensor:
+        return self.data.view(-(-self.rows // PANEL_ROWS), -1)
+
     def _dequantize_by_torch(self) -> Tensor:
-        panels = self.data.view(-(-self.rows // PANEL_ROWS), -1)
+        panels = self._panels()
         if self.format in ("int8", "int4"):
             integers, scales = _ungrouped(panels, self.format)
             whole = (integers.float() * scales.float()[..., None]).flatten(1)
