@@ -49,6 +49,7 @@ benchmarks: $(VENV)/installed-dev  ## Measure everything on this machine, beside
 	$(BIN)/python -m benchmarks.long_generation --output benchmarks/results/long-generation.md
 	$(BIN)/python -m benchmarks.long_context --output benchmarks/results/long-context.md
 	$(BIN)/python -m benchmarks.sampling --output benchmarks/results/sampling.md
+	$(BIN)/python -m benchmarks.saving --output benchmarks/results/saving.md
 	$(BIN)/python -m benchmarks.speculation --output benchmarks/results/speculation.md
 	$(BIN)/python -m benchmarks.tokenizers --output benchmarks/results/tokenizers.md
 	$(BIN)/python -m benchmarks.training --output benchmarks/results/training.md
