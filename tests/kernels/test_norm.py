@@ -53,12 +53,16 @@ def test_of_nothing_it_is_0() -> None:
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-def test_the_number_of_threads_changes_no_bit(threads: int) -> None:
+def test_the_number_of_threads_changes_no_bit_of_the_native_one(
+    request: pytest.FixtureRequest, threads: int
+) -> None:
+    if not request.node.callspec.id.startswith("native"):
+        pytest.skip("torch sums in parts that depend on the threads")
     x, before = torch.randn(300_000), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         alone = kernels.norm([x])
         torch.set_num_threads(threads)
-        assert kernels.norm([x]) == pytest.approx(alone, rel=1e-6 if native.library() is None else 1e-7)
+        assert kernels.norm([x]) == alone
     finally:
         torch.set_num_threads(before)

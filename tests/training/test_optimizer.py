@@ -202,6 +202,22 @@ def test_gradients_of_several_batches_are_summed_in_float32() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_collected_gradients_are_in_float32_and_to_change_them_changes_the_step(dtype: torch.dtype) -> None:
+    model = small_model(dtype)
+    optimizer = MasterAdamW(model, CONFIG)
+    give_gradients(model, 0)
+    expected = [parameter.grad.float().clone() for parameter in model.parameters()]  # type: ignore[union-attr]
+    optimizer.collect()
+    gradients = optimizer.gradients()
+    assert_close(gradients, expected, rtol=0, atol=0)
+    for gradient in gradients:
+        gradient.mul_(3.0)
+    optimizer.step(1e-3)
+    for (name, _), gradient in zip(model.named_parameters(), expected, strict=True):
+        assert_close(optimizer.state()[f"exp_avg.{name}"], 0.3 * gradient, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_optimizer_with_a_loaded_state_goes_on_bit_for_bit(dtype: torch.dtype) -> None:
     model, other = small_model(dtype), small_model(dtype)
     optimizer, fresh = MasterAdamW(model, CONFIG), MasterAdamW(other, CONFIG)
