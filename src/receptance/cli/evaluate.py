@@ -25,7 +25,8 @@ TASKS = Parameter(
     negative="",
     show_default=False,
     help="Tasks, with commas or blanks between: lambada, piqa, hellaswag, winogrande, arc_easy, "
-    "arc_challenge, openbookqa, sciq, copa, boolq, headqa, triviaqa, mmlu, blimp.",
+    "arc_challenge, openbookqa, sciq, copa, boolq, headqa, triviaqa, mmlu, blimp, "
+    "from the files in --data; passkey and recall, which are generated.",
 )
 TEXT = Parameter(
     consume_multiple=True,
@@ -36,8 +37,12 @@ TEXT = Parameter(
 )
 SHOTS = Parameter(help="Examples before each question: the first of the file that are not the question.")
 LIMIT = Parameter(
-    help="Take only the first so many texts or questions, of each subject where a task has several."
+    help="Take only the first so many texts or questions, of each subject or length where a task has several."
 )
+LENGTHS = Parameter(
+    consume_multiple=True, negative="", help="How long the texts of passkey and recall are, in bytes."
+)
+SEED = Parameter(help="What passkey and recall are generated from.")
 WINDOW = Parameter(
     help="Read texts in windows of so many tokens, each from nothing; else they are read whole."
 )
@@ -66,6 +71,8 @@ class Wanted:
     data: Annotated[Path, Parameter(help="The folder with the files of the tasks.")] = Path()
     shots: Annotated[int, SHOTS] = 0
     limit: Annotated[int | None, LIMIT] = None
+    lengths: Annotated[tuple[int, ...], LENGTHS] = (256, 1024, 4096)
+    seed: Annotated[int, SEED] = 0
     text: Annotated[list[str], TEXT] = field(default_factory=list)
     window: Annotated[int | None, WINDOW] = None
     stride: Annotated[int | None, STRIDE] = None
@@ -73,7 +80,7 @@ class Wanted:
 
     def asked(self) -> dict[str, Asked]:
         """Return the items of each task and text."""
-        from receptance.evaluation import Window, documents, questions
+        from receptance.evaluation import Window, documents
 
         names = [name for word in self.tasks for name in word.split(",") if name]
         if not names and not self.text:
@@ -86,8 +93,15 @@ class Wanted:
             raise ConfigError("--by-position is of a --text that is read whole: give one, without --window.")
         stride = self.window if self.stride is None else self.stride
         window = None if self.window is None else Window(size=self.window, stride=stride or 0)
-        asked = {name: questions(name, self.data, shots=self.shots, limit=self.limit) for name in names}
+        asked = {name: self._task(name) for name in names}
         return asked | {path: documents(path, window=window, limit=self.limit) for path in self.text}
+
+    def _task(self, name: str) -> Asked:
+        from receptance.evaluation import GENERATED, generated, questions
+
+        if name in GENERATED:
+            return generated(name, lengths=self.lengths, count=self.limit, seed=self.seed)
+        return questions(name, self.data, shots=self.shots, limit=self.limit)
 
 
 NOTHING = Wanted()

@@ -12,6 +12,8 @@ from receptance.cli import terminal
 if TYPE_CHECKING:
     from receptance.evaluation import Estimate, PositionLoss, Result
 
+MOST_GROUPS = 12
+
 
 def print_results(results: Mapping[str, Result]) -> None:
     """Print a row for each figure, and a column for each model; then the others beside the first."""
@@ -30,6 +32,18 @@ def print_results(results: Mapping[str, Result]) -> None:
     if len(models) > 1:
         print()
         terminal.print_table([f"beside {names[0]}", "", *names[1:]], changes)
+    for task, result in results.items():
+        _print_groups(task, result, names)
+
+
+def _print_groups(task: str, result: Result, names: Sequence[str]) -> None:
+    """Print a row for each group of a task that has a few, such as lengths; all are in the JSON."""
+    metric = result.metrics[0]
+    groups = [result.by_group(model, metric) for model in result.answers]
+    if 1 < len(groups[0]) <= MOST_GROUPS:
+        print()
+        rows = [(group, *(_figure(metric, each[group]) for each in groups)) for group in groups[0]]
+        terminal.print_table([f"{task}, {metric}", *names], rows)
 
 
 def print_positions(positions: Mapping[str, Mapping[str, Sequence[PositionLoss]]]) -> None:

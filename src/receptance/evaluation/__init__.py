@@ -21,11 +21,13 @@ from receptance.evaluation.perplexity import (
     token_losses,
 )
 from receptance.evaluation.questions import questions
+from receptance.evaluation.recall import GENERATED, generated
 from receptance.evaluation.results import Result, finite
 from receptance.evaluation.scoring import Request, Scored, score
 from receptance.evaluation.tasks import TASKS
 
 __all__ = [
+    "GENERATED",
     "PERPLEXITIES",
     "PROPORTIONS",
     "TASKS",
@@ -50,6 +52,7 @@ __all__ = [
     "by_position_from_sums",
     "documents",
     "finite",
+    "generated",
     "identity",
     "kept_in",
     "questions",

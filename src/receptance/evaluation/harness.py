@@ -56,6 +56,8 @@ class ReceptanceLM(LM):  # type: ignore[misc]  # where lm-eval is not installed,
         Raises what `receptance.load` does, and ConfigError for another prefix or number format.
         """
         super().__init__()
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            device = "cpu"  # lm-eval names cuda:0 where nobody has named a device
         self._lm = inference.load(
             pretrained,
             revision=revision,

@@ -11,6 +11,7 @@ from typing import TypeVar
 from receptance.data.unpacking import COMPRESSED, named, unpacked
 from receptance.errors import ConfigError, DataError
 from receptance.evaluation.items import Asked
+from receptance.evaluation.recall import GENERATED
 from receptance.evaluation.tasks import TASKS, Question, Task
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ def questions(name: str, folder: str | Path, *, shots: int = 0, limit: int | Non
     or is none of this task.
     """
     if name not in TASKS:
-        raise ConfigError(f"there is no task {name!r}; there are {', '.join(TASKS)}.")
+        raise ConfigError(f"there is no task {name!r}; there are {', '.join((*TASKS, *GENERATED))}.")
     if shots < 0 or (limit is not None and limit < 1):
         raise ConfigError(f"shots is {shots} and limit {limit}: they count questions, from 0 and from 1 on.")
     task = TASKS[name]
