@@ -138,7 +138,7 @@ CLAIM = Claim(
     says="A longer context lowers the loss, and contexts can be extended by going on with longer ones",
     where="(sections 5.2 and 5.3, figure 6)",
     settings={
-        "tiny": Settings(budget=Budget(steps=250, batch=32, context=64)),
+        "tiny": Settings(budget=Budget(steps=250, batch=128, context=16)),
         "cpu": Settings(
             layers=6,
             channels=192,

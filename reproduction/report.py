@@ -9,6 +9,7 @@ from receptance import atomic
 from reproduction.claim import MEASURED, SCALES, Claim
 from reproduction.claims import NAMES, UNWRITTEN, claim
 from reproduction.pictures import save_picture
+from reproduction.plan import BASIS
 from reproduction.record import FOLDER, Record, records
 
 HEAD = """# The paper's claims, reproduced
@@ -46,9 +47,11 @@ def lines(folder: Path) -> Iterator[str]:
     if planned:
         yield "## Scale `paper`: what it would take"
         yield ""
+        yield BASIS
+        yield ""
         for name in NAMES:
             if name in planned:
-                yield f"- **{claims[name].says}** {planned[name].plan}"
+                yield f"- **{claims[name].says}.** {planned[name].plan}"
         yield ""
     if UNWRITTEN:
         yield "## Still to be written"
