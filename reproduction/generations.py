@@ -122,8 +122,8 @@ CLAIM = Claim(
     plan=plan,
     notes=(
         "Equal are layers, channels, tokens, batches, schedule and optimizer. Parameters are not: the low "
-        "ranks of RWKV-6 and 7 have a least size, which counts in so small a model. No kind has a learning rate "
-        "of its own, and the GPT, which begins slowly, is far from its end at the scale `tiny`."
+        "ranks of RWKV-6 and 7 have a least size, which counts in so small a model. No kind has a rate of "
+        "learning of its own, and the GPT, which begins slowly, is far from its end at the scale `tiny`."
     ),
 )
 
