@@ -118,7 +118,7 @@ def test_dropout_follows_from_the_seed_and_the_step_and_is_off_where_the_loss_is
     train(whole)
     assert losses(whole.run.folder)[0] != losses(config.run.folder)[0]
     model = checkpoints.load(config.run.folder / "model.safetensors").model
-    trained = with_weights(model, {}).drop(0.5).train()
+    trained = with_weights(model, {}, model.dtype).drop(0.5).train()
     store = open_split(config.data.folder, "validation")
     tokens = torch.from_numpy(store.flat[None, : config.data.context].astype(np.int64))
     with torch.no_grad():

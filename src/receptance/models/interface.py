@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from receptance import kernels
 from receptance.errors import ConfigError
 from receptance.kernels.lengths import check_lengths, is_padding
 from receptance.models.layers import Half, LayerNorm, MixingNorm, last_token, orthogonal
@@ -161,8 +162,7 @@ class LanguageModel(nn.Module, Generic[ConfigT, StateT]):
     ) -> tuple[Float[Tensor, "batch time channel"], StateT]:
         """Read a span of tokens and return what the head sees: the last layer norm's output.
 
-        Training takes the loss from here with `kernels.linear_cross_entropy`, so that the logits of a whole
-        batch never exist in float32. Everything else is as in `forward`.
+        Everything but that is as in `forward`.
         """
         batch, time = tokens.shape
         if lengths is not None:
@@ -174,6 +174,29 @@ class LanguageModel(nn.Module, Generic[ConfigT, StateT]):
         x, state = self.through_blocks(first.ln0(first.dropped(self.emb(tokens))), state, lengths)
         x = self.ln_out(x)
         return x if lengths is None else x.masked_fill(is_padding(lengths, time)[..., None], 0.0), state
+
+    def loss(
+        self,
+        tokens: Int[Tensor, "batch time"],
+        targets: Int[Tensor, "batch time"] | None,
+        state: StateT | None = None,
+        lengths: Int[Tensor, " batch"] | None = None,
+        *,
+        max_logit_weight: float = 0.0,
+        z_loss_weight: float = 0.0,
+    ) -> tuple[Tensor, Tensor, Float[Tensor, "batch time channel"], StateT]:
+        """Read a span of tokens, and return how well their targets were known.
+
+        Those are the loss to differentiate and the nats per token alone, as `kernels.linear_cross_entropy`
+        gives them, so that the logits of a whole batch never exist in float32; without targets both are 0.
+        Then come the features, and the state after the tokens. Everything else is as in `forward`.
+        """
+        hidden, state = self.features(tokens, state, lengths)
+        loss = nats = hidden.new_zeros(())
+        if targets is not None:
+            penalties = max_logit_weight, z_loss_weight
+            loss, nats = kernels.linear_cross_entropy(hidden, self.head.weight, targets, *penalties)
+        return loss, nats, hidden, state
 
     def drop(self, share: float) -> Self:
         """Have training zero this share of the embedding, and of the residual stream after half a layer each.

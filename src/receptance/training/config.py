@@ -214,9 +214,12 @@ class GuardConfig:
 class DistributedConfig:
     """`[distributed]`: how several processes share the work; it changes no number but by rounding.
 
+    With `ddp` each has the whole model and optimizer; with `fsdp` each keeps its rows of all matrices and of
+    what the optimizer sums up for them (see training/sharding.py).
     Their number divided by `context` is that of the groups among which the samples of a step are parted.
     """
 
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     context: Positive = 1  # processes that share each sample, see training/context_parallel.py
 
 
@@ -277,6 +280,15 @@ class Config:
             raise ValueError(
                 "[distributed]: context hands states on between the layers, but training.compile makes one "
                 "of them all: leave out one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sharded_alone(self) -> Config:
+        if self.distributed.strategy == "fsdp" and (self.training.compile or self.distributed.context > 1):
+            raise ValueError(
+                '[distributed]: strategy = "fsdp" goes neither with training.compile nor with context: leave '
+                'those out, or take strategy = "ddp"'
             )
         return self
 

@@ -77,6 +77,15 @@ class World:
             dist.all_reduce(sums)
         return [float(number) for number in sums]
 
+    def largest(self, *numbers: float) -> list[float]:
+        """Return the largest that any process gave in each place."""
+        if self.size == 1:
+            return list(numbers)
+        found = torch.tensor(numbers, dtype=torch.float64)
+        with contact(self):
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return [float(number) for number in found]
+
     def any(self, claim: bool) -> bool:
         """Say whether this is true in any process."""
         return self.sum(claim)[0] > 0
@@ -99,14 +108,14 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Raise in every process what the block raised on purpose in any, the first of them.
+        """Raise in every process what the block raised on purpose in any, the first of them, or an OSError.
 
         The block must not wait for other processes.
         """
-        caught: ReceptanceError | None = None
+        caught: ReceptanceError | OSError | None = None
         try:
             yield
-        except ReceptanceError as error:
+        except (ReceptanceError, OSError) as error:
             if self.size == 1:
                 raise
             caught = error
@@ -114,7 +123,7 @@ class World:
         if failed is None:
             return
         name, _, text = self._text_of(failed, f"{type(caught).__name__}\n{caught}").partition("\n")
-        raise getattr(errors, name)(text) from caught
+        raise getattr(errors, name, OSError)(text) from caught
 
     def in_turn(self, action: Callable[[], Outcome]) -> Outcome:
         """Have the first process do something, and when it has, the others; return what each one's gave.
@@ -127,6 +136,10 @@ class World:
                 if is_its_turn:
                     results.append(action())
         return results[0]
+
+    def texts(self, text: str) -> list[str]:
+        """Return what each process gave, from the first to the last."""
+        return [text] if self.size == 1 else [self._text_of(rank, text) for rank in range(self.size)]
 
     def _lowest_rank(self, claim: bool) -> int | None:
         """Return the first process in which this is true, or None."""

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from receptance.models import AnyModel, State
+from receptance.training.distributed import ALONE, World
+from receptance.training.sharding import part
 
 
 def largest(*tensors: Tensor) -> Tensor:
@@ -17,10 +19,17 @@ def largest(*tensors: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def first_not_finite(model: AnyModel, tokens: Tensor, state: State | None = None) -> str:
-    """Find the first tensor that goes bad when a model reads tokens `[batch, time]`, and say which it is."""
-    for name, weight in model.named_parameters():
-        if not weight.isfinite().all():
+def first_not_finite(
+    model: AnyModel, tokens: Tensor, state: State | None = None, world: World = ALONE
+) -> str:
+    """Find the first tensor that goes bad when a model reads tokens `[batch, time]`, and say which it is.
+
+    `world` are the processes that have a part of the model each; all of them must call this.
+    """
+    weights = dict(model.named_parameters())
+    are_bad = world.sum(*(not part(weight).isfinite().all() for weight in weights.values()))
+    for name, is_bad in zip(weights, are_bad, strict=True):
+        if is_bad:
             return f"the weight {name!r} is not finite"
     bad: list[str] = []
 

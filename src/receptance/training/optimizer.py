@@ -20,6 +20,8 @@ from receptance import kernels
 from receptance.errors import ConfigError, DivergenceError, TrainingError
 from receptance.kernels.adamw import Parameter, Rates
 from receptance.training.config import PUBLISHED_GROUPS, GroupConfig, OptimizerConfig
+from receptance.training.distributed import ALONE, World
+from receptance.training.sharding import is_sharded, part, part_of
 
 # What AdamW keeps of each parameter; "step" is a scalar, the others are as large as the parameter.
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -34,16 +36,25 @@ class MasterAdamW:
     With `ema_decay` it also keeps an exponential moving average of the masters.
     After each backward pass call `collect`, after the last one of a step `step`.
 
+    Of a sharded model it keeps what belongs to this process's rows, and `step` is to be called by all.
+
     Raises ConfigError where a group of one's own fits no parameter of the model.
     """
 
     def __init__(
-        self, model: nn.Module, config: OptimizerConfig, groups: Sequence[GroupConfig] = PUBLISHED_GROUPS
+        self,
+        model: nn.Module,
+        config: OptimizerConfig,
+        groups: Sequence[GroupConfig] = PUBLISHED_GROUPS,
+        world: World = ALONE,
     ) -> None:
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._masters = {name: _master(weight) for name, weight in self._weights.items()}
-        self._rounded = [name for name in self._weights if self._masters[name] is not self._weights[name]]
-        self._sums: dict[str, Tensor] = {}  # the gradients of rounded weights
+        self._sharded = frozenset(name for name, weight in self._weights.items() if is_sharded(weight))
+        self._together = world if self._sharded else ALONE
+        self._apart = [name for name in self._weights if self._masters[name] is not self._weights[name]]
+        self._rounded = [name for name in self._apart if name not in self._sharded]
+        self._sums: dict[str, Tensor] = {}  # the gradients of weights that are not their masters
         self._ema_decay = config.ema_decay
         self._averages = {
             name: master.detach().clone() for name, master in self._masters.items() if config.ema_decay
@@ -79,20 +90,20 @@ class MasterAdamW:
     @torch.no_grad()
     def collect(self) -> None:
         """Add the gradients of a backward pass to those of the step, in float32, and free the former."""
-        for name in self._rounded:
+        for name in self._apart:
             gradient, self._weights[name].grad = self._weights[name].grad, None
             if gradient is not None:
                 # The first one stays as it is: it has no more bits than its own format.
-                before = self._sums.get(name)
+                before, gradient = self._sums.get(name), part(gradient)
                 self._sums[name] = gradient if before is None else before.float().add_(gradient)
 
     def gradients(self) -> list[Tensor]:
-        """Return the collected gradients, in float32, in the order of the parameters.
+        """Return the collected gradients, but those of sharded weights, in the order of the parameters.
 
-        To change them changes the step.
+        They are in float32. To change them changes the step.
         """
         self._sums = {name: gradient.float() for name, gradient in self._sums.items()}
-        return list(self._gradients().values())
+        return [gradient for name, gradient in self._gradients().items() if name not in self._sharded]
 
     def _gradients(self) -> dict[str, Tensor]:
         """Return the collected gradients by name, each in the format that it is in."""
@@ -112,10 +123,11 @@ class MasterAdamW:
         the first parameter on the way back, from the head to the embedding, with such a gradient.
         """
         gradients = self._gradients()
-        norm = kernels.norm(list(gradients.values()))
+        norm = self._norm(gradients)
         if not math.isfinite(norm):
-            backward = reversed(gradients.items())
-            bad = (name for name, one in backward if not torch.linalg.vector_norm(one).isfinite())
+            norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients.values()])
+            are_bad = self._together.sum(*(~norms.isfinite()).tolist())
+            bad = (name for name, is_bad in reversed([*zip(gradients, are_bad, strict=True)]) if is_bad)
             raise DivergenceError(f"the gradient of {next(bad, 'all parameters together')!r} is not finite")
         scale = max_norm / norm if 0.0 < max_norm < norm else 1.0
         for (decay, multiplier), names in self._groups.items():
@@ -128,7 +140,10 @@ class MasterAdamW:
             kernels.adamw(
                 [
                     Parameter(
-                        self._weights[name], self._masters[name], gradients[name], **self._moments[name]
+                        self._masters[name] if name in self._sharded else self._weights[name],
+                        self._masters[name],
+                        gradients[name],
+                        **self._moments[name],
                     )
                     for name in names
                     if name in gradients
@@ -138,6 +153,16 @@ class MasterAdamW:
         self.discard()
         self._average()
         return norm
+
+    def _norm(self, gradients: Mapping[str, Tensor]) -> float:
+        """Return the norm of all gradients together, over all processes."""
+        if not self._sharded:
+            return kernels.norm(list(gradients.values()))
+        here, in_all = (
+            kernels.norm([one for name, one in gradients.items() if (name in self._sharded) == is_part])
+            for is_part in (True, False)
+        )
+        return math.hypot(math.sqrt(self._together.sum(here**2)[0]), in_all)
 
     def discard(self) -> None:
         """Forget the collected gradients, and those of a backward pass that was not collected."""
@@ -159,9 +184,23 @@ class MasterAdamW:
         torch._foreach_lerp_(list(self._averages.values()), list(self._masters.values()), 1 - kept)
 
     @property
+    def masters(self) -> Mapping[str, Tensor]:
+        """The parameters in float32."""
+        return self._masters
+
+    @property
     def averages(self) -> Mapping[str, Tensor]:
         """The moving averages of the parameters, in float32; empty where none are kept."""
         return self._averages
+
+    def sharded_state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return what `state` does in two: what is here whole, and that of which this process has rows."""
+        whole: dict[str, Tensor] = {}
+        parts: dict[str, Tensor] = {}
+        for name, tensor in self.state().items():
+            kind, _, parameter = name.partition(".")
+            (parts if parameter in self._sharded and kind != "step" else whole)[name] = tensor
+        return whole, parts
 
     def state(self) -> dict[str, Tensor]:
         """Return all that the optimizer remembers, by names such as `exp_avg.head.weight`, without copying.
@@ -175,7 +214,7 @@ class MasterAdamW:
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over a state as `state` returns it, and the weights with it.
+        """Take over a state as `state` returns it where nothing is sharded, and the weights with it.
 
         Averages begin at the weights where the state has none.
 
@@ -184,21 +223,23 @@ class MasterAdamW:
         averages = {name: value for name, value in tensors.items() if name.startswith(AVERAGE)}
         tensors = {name: value for name, value in tensors.items() if name not in averages}
         wanted = {f"{key}.{name}" for name in self._masters for key in ("master", *MOMENTS)}
-        for name, master in self._masters.items():
+        for name, weight in self._weights.items():
             for key in ("master", *MOMENTS):
                 found = tensors.get(f"{key}.{name}")
-                shape = () if key == "step" else tuple(master.shape)
+                shape = () if key == "step" else tuple(weight.shape)
                 if found is None or tuple(found.shape) != shape:
                     came = "missing" if found is None else f"{tuple(found.shape)}"
                     raise TrainingError(f"'{key}.{name}' is {came}, but the model needs {shape}.")
         if left_over := sorted(tensors.keys() - wanted):
             raise TrainingError(f"{left_over[0]!r} is there, but the model has no such parameter.")
         for name, master in self._masters.items():
-            master.copy_(tensors[f"master.{name}"])
+            weight = self._weights[name]
+            master.copy_(part_of(tensors[f"master.{name}"], weight))
             for key, value in self._moments[name].items():
-                value.copy_(tensors[f"{key}.{name}"])
+                value.copy_(part_of(tensors[f"{key}.{name}"], weight))
             if name in self._averages:
-                self._averages[name].copy_(averages.get(f"{AVERAGE}{name}", master))
+                average = averages.get(f"{AVERAGE}{name}")
+                self._averages[name].copy_(master if average is None else part_of(average, weight))
         self._round()
 
 
@@ -215,4 +256,6 @@ def _check_patterns(groups: Sequence[GroupConfig], names: Iterable[str]) -> None
 
 def _master(weight: Tensor) -> Tensor:
     """Return the float32 tensor that a weight is a copy of: itself, where it is float32 already."""
+    if is_sharded(weight):
+        return part(weight.detach())  # of the same memory
     return weight if weight.dtype == torch.float32 else weight.detach().float()

@@ -10,13 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from receptance import kernels
 from receptance.data.windows import Batch
 from receptance.errors import DivergenceError
 from receptance.models import AnyModel, State
 from receptance.training.config import TrainingConfig
+from receptance.training.distributed import ALONE, World
 from receptance.training.finite import first_not_finite, largest
 from receptance.training.randomness import seeded
+from receptance.training.sharding import is_sharded
 
 # tokens, targets, lengths, state -> loss to differentiate, nats per token, the largest absolute value among
 # what the head read and the state, for a look at whether all is finite, and the state after the tokens;
@@ -36,17 +37,15 @@ class Reading(NamedTuple):
 class Reader:
     """Reads batches with a model: to learn from them, or to measure how well it knows them."""
 
-    def __init__(self, model: AnyModel, config: TrainingConfig) -> None:
+    def __init__(self, model: AnyModel, config: TrainingConfig, world: World = ALONE) -> None:
         self.model = model
-        penalties = config.max_logit_weight, config.z_loss_weight
+        self._together = world if is_sharded(model.head.weight) else ALONE  # who must read at the same time
+        weights = {"max_logit_weight": config.max_logit_weight, "z_loss_weight": config.z_loss_weight}
 
         def loss(
             tokens: Tensor, targets: Tensor | None, lengths: Tensor | None, state: State | None
         ) -> tuple[Tensor, Tensor, Tensor, State]:
-            hidden, end = model.features(tokens, state, lengths)
-            loss = nats = hidden.new_zeros(())
-            if targets is not None:
-                loss, nats = kernels.linear_cross_entropy(hidden, model.head.weight, targets, *penalties)
+            loss, nats, hidden, end = model.loss(tokens, targets, state, lengths, **weights)
             return loss, nats, largest(hidden, *end.tensors().values()), end
 
         self._eager_loss: Loss = loss
@@ -66,8 +65,9 @@ class Reader:
         Raises DivergenceError where the loss, or the state after the chunk, is not finite.
         """
         found = self.read(place, number, chunk, state, needs_loss=needs_loss)
-        if fault := self.fault(found, chunk, state):
-            raise fault
+        with self._together.together():
+            if fault := self.fault(found, chunk, state):
+                raise fault
         return found.loss, found.nats, found.end
 
     def read(
@@ -86,11 +86,13 @@ class Reader:
 
     def fault(self, found: Reading, chunk: Batch, state: State | None) -> DivergenceError | None:
         """Say what is not finite in what came of a chunk, or None."""
-        if math.isfinite(float(found.loss.detach() + found.extent)):
+        is_bad = not math.isfinite(float(found.loss.detach() + found.extent))
+        if not self._together.any(is_bad):
             return None
+        where = first_not_finite(self.model, self._on_device(chunk)[0], state, self._together)
         is_loss = not math.isfinite(float(found.loss.detach()))
         what = f"the loss is {float(found.nats)}" if is_loss else "an output or a state is not finite"
-        return DivergenceError(f"{what}: {first_not_finite(self.model, self._on_device(chunk)[0], state)}")
+        return DivergenceError(f"{what}: {where}") if is_bad else None
 
     @torch.no_grad()
     def measure(self, chunks: Sequence[Batch]) -> float:

@@ -27,6 +27,7 @@ from receptance.training.plot import plot_loss
 from receptance.training.progress import Progress, Result, Validation
 from receptance.training.recipe import config_from_tables, config_to_tables, load_config, save_config
 from receptance.training.run_folder import RunFolder
+from receptance.training.sharding import shard
 from receptance.training.sinks import open_sinks
 from receptance.training.snapshot import Position, Snapshot
 from receptance.training.timetable import Timetable
@@ -133,7 +134,7 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay) ->
         model = initial.model
     corpus.check_vocabulary(model.config.vocabulary_size)
     model = _placed(model, config, relay.world)
-    optimizer = MasterAdamW(model, config.optimizer, config.groups)
+    optimizer = MasterAdamW(model, config.optimizer, config.groups, relay.world)
     return Trainer(
         config,
         model=model,
@@ -168,7 +169,7 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay) ->
     model = _without_numbers(GENERATIONS[sizes.pop("generation")].config(**sizes))
     model = _placed(model, config, relay.world)
     corpus.check_vocabulary(model.config.vocabulary_size)
-    optimizer = MasterAdamW(model, config.optimizer, config.groups)
+    optimizer = MasterAdamW(model, config.optimizer, config.groups, relay.world)
     try:
         optimizer.load_state(snapshot.tensors)
     except TrainingError as error:
@@ -232,12 +233,18 @@ def _without_numbers(sizes: ModelSizes) -> AnyModel:
 
 def _placed(model: AnyModel, config: Config, world: World) -> AnyModel:
     """Put a float32 model into the number format of the run and onto the device of this process."""
+    model.drop(config.model.dropout).train()
+    if config.training.activation_checkpointing:
+        forget_activations(model)
+    dtype = getattr(torch, config.training.dtype)
     try:
-        model.to(world.device(config.run.device))
+        device = world.device(config.run.device)
+        if config.distributed.strategy == "fsdp" and world.size > 1:
+            return shard(model, world, device, dtype)
+        model.to(device)
     except (RuntimeError, AssertionError) as error:  # torch says in many ways that a device is not there
         raise ConfigError(f"run.device is {config.run.device!r}, which torch cannot use: {error}") from error
-    model.cast_matrices(getattr(torch, config.training.dtype)).drop(config.model.dropout).train()
-    return forget_activations(model) if config.training.activation_checkpointing else model
+    return model.cast_matrices(dtype)
 
 
 def _check_same_run(config: Config, corpus: Corpus, snapshot: Snapshot, folder: RunFolder) -> None:

@@ -8,11 +8,13 @@ random follows from the seed and the step.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
 from torch import Tensor
 
@@ -21,10 +23,12 @@ from receptance.checkpoints import safetensors_file
 from receptance.checkpoints.contents import Weight
 from receptance.errors import CheckpointError, TrainingError
 from receptance.training import manifest
+from receptance.training.distributed import ALONE, World
 from receptance.training.guard import Memory
-from receptance.training.manifest import Manifest
+from receptance.training.manifest import Fingerprint, Manifest
 
 FILE = "state.safetensors"
+PART = "state-{number:05}-of-{count:05}.safetensors"  # instead, where several processes wrote it
 FORMAT = "receptance training snapshot 1"  # of that file
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -48,20 +52,38 @@ class Snapshot:
     data: Mapping[str, Any]  # what tells one prepared text from another
     recipe: Mapping[str, Any]  # as nested tables, see recipe.config_to_tables
     tensors: Mapping[str, Tensor]
+    parts: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # of tensors of which each process has some rows
     guard: Memory = field(default_factory=Memory)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, world: World = ALONE) -> None:
         """Write the snapshot into a new folder, and read it back before that gets its name.
+
+        Where several processes have parts of it, all of them call this with their world. Each writes a file,
+        and the first one, when all are whole, the manifest.
 
         Raises OSError where the disk refuses, CheckpointError where a value is not finite or the disk gives
         back other bytes than it was given.
         """
-        with atomic.write_folder(folder) as temporary:
-            file = manifest.write_file(temporary / FILE, self._content(folder))
-            Manifest(step=self.position.step, files={FILE: file}).save(temporary)
-            manifest.check_folder(temporary)
+        with world.together(), ExitStack() as stack:
+            with world.together():
+                opened = stack.enter_context(atomic.write_folder(folder)) if world.is_first else None
+            temporary = Path(world.texts(str(opened))[0])
+            name = FILE if world.size == 1 else PART.format(number=world.rank + 1, count=world.size)
+            with world.together():
+                file = manifest.write_file(temporary / name, self._content(folder, world))
+                if not world.is_first:
+                    atomic.sync(temporary / name)  # what the first one will do with its own
+            files = dict(json.loads(text) for text in world.texts(json.dumps([name, asdict(file)])))
+            with world.together():
+                if world.is_first:
+                    fingerprints = {name: Fingerprint(**said) for name, said in files.items()}
+                    Manifest(step=self.position.step, files=fingerprints).save(temporary)
+            with world.together():
+                manifest.check_folder(temporary, only=name)
 
-    def _content(self, folder: Path) -> Iterator[bytes | memoryview]:
+    def _content(self, folder: Path, world: World) -> Iterator[bytes | memoryview]:
         metadata = {
             "format": FORMAT,
             "position": json.dumps(asdict(self.position)),
@@ -70,9 +92,8 @@ class Snapshot:
             "recipe": json.dumps(self.recipe),
             "guard": json.dumps(asdict(self.guard)),
         }
-        checked = {
-            name: Weight.of(tensor).finite(f"{folder}: {name!r}") for name, tensor in self.tensors.items()
-        }
+        tensors = {**self.tensors, **self.parts} if world.is_first else self.parts
+        checked = {name: Weight.of(tensor).finite(f"{folder}: {name!r}") for name, tensor in tensors.items()}
         return safetensors_file.content(folder, checked, metadata)
 
 
@@ -86,11 +107,33 @@ def load_snapshot(folder: Path) -> Snapshot:
 
     Raises CheckpointError, naming the file, where it is damaged; OSError where it cannot be read.
     """
-    step = manifest.check_folder(folder).step
-    snapshot = load_state(folder / FILE)
-    if snapshot.position.step != step:
-        raise CheckpointError(f"{folder}: the manifest says step {step}, {FILE} {snapshot.position.step}.")
-    return snapshot
+    found = manifest.check_folder(folder)
+    parts = [load_state(folder / name) for name in found.files]
+    for name, part in zip(found.files, parts, strict=True):
+        if part.position.step != found.step:
+            raise CheckpointError(
+                f"{folder}: the manifest says step {found.step}, {name} {part.position.step}."
+            )
+    if len(parts) == 1:
+        return parts[0]
+    return replace(parts[0], tensors=Rows([part.tensors for part in parts]))
+
+
+class Rows(Mapping[str, Tensor]):
+    """Tensors that the first file holds, or of which each holds some rows, put together when asked for."""
+
+    def __init__(self, files: Sequence[Mapping[str, Tensor]]) -> None:
+        self._files = files
+
+    def __getitem__(self, name: str) -> Tensor:
+        parts = [file[name] for file in self._files if name in file]
+        return torch.cat(parts) if len(parts) > 1 else self._files[0][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files[0])
+
+    def __len__(self) -> int:
+        return len(self._files[0])
 
 
 def load_state(path: Path) -> Snapshot:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from receptance import atomic
 from receptance.errors import CheckpointError, TrainingError
+from receptance.training.distributed import ALONE, World
 from receptance.training.snapshot import Snapshot, load_snapshot
 
 logger = logging.getLogger(__name__)
@@ -37,12 +38,13 @@ class SnapshotStore:
         names = (_NAME.fullmatch(path.name) for path in self.folder.iterdir() if path.is_dir())
         return sorted(int(name[1]) for name in names if name)
 
-    def save(self, snapshot: Snapshot) -> None:
+    def save(self, snapshot: Snapshot, world: World = ALONE) -> None:
         """Write a snapshot; raises OSError or CheckpointError as `Snapshot.save` does."""
-        if not self.folder.is_dir():
-            self.folder.mkdir()
-            atomic.sync(self.folder.parent)
-        snapshot.save(self.path(snapshot.position.step))
+        with world.together():
+            if world.is_first and not self.folder.is_dir():
+                self.folder.mkdir()
+                atomic.sync(self.folder.parent)
+        snapshot.save(self.path(snapshot.position.step), world)
 
     def prune(self, *, keep_last: int, keep_every: int) -> None:
         """Remove the snapshots that need not stay, now that the newest one is whole and on the disk."""

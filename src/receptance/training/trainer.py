@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -20,12 +21,14 @@ from torch import Tensor
 from receptance import checkpoints
 from receptance.checkpoints.stored_model import empty_model
 from receptance.data.description import TRAIN, VALIDATION
+from receptance.data.windows import Batch
 from receptance.errors import CheckpointError, DivergenceError, TrainingError
 from receptance.models import AnyModel
 from receptance.training.config import Config
 from receptance.training.context_parallel import Relay
 from receptance.training.corpus import Corpus
 from receptance.training.cost import flops_per_token
+from receptance.training.distributed import ALONE
 from receptance.training.guard import Guard, Memory
 from receptance.training.metrics import MetricsLog, Record, Sink
 from receptance.training.optimizer import MasterAdamW
@@ -35,6 +38,7 @@ from receptance.training.recipe import config_to_tables
 from receptance.training.run_folder import RunFolder
 from receptance.training.samples import Sample, write_samples
 from receptance.training.save_times import SaveTimes
+from receptance.training.sharding import forget_reading, gathered, in_step, is_sharded
 from receptance.training.snapshot import Position, Snapshot
 from receptance.training.timetable import Timetable
 
@@ -66,11 +70,12 @@ class Trainer:
         self.folder = folder
         self.position = position
         self.timetable = Timetable(config)
-        self.reader = Reader(model, config.training)
+        self.reader = Reader(model, config.training, relay.world)
         self.guard = Guard(config.guard, memory or Memory())
         self.sinks = sinks
         self.relay = relay
         self.world = relay.world
+        self.is_sharded = is_sharded(model.head.weight)
         self._tokenizer = corpus.tokenizer() if config.samples.prompts and self.world.is_first else None
         self._flops_per_token = flops_per_token(model)
         self._saved_step = saved_step  # of the newest snapshot in the folder, if there is one
@@ -167,7 +172,7 @@ class Trainer:
         # Each token weighs the same, in whichever batch and process it lies.
         learnt = sum(chunk.num_learnt for chunks in batches for chunk in relay.own(chunks))
         total = max(int(world.sum(learnt)[0]), 1)
-        losses = []
+        batches, losses = self._in_step(batches), []
         with world.together():
             for part, chunks in enumerate(batches):
                 place = self.config.run.seed, step, part * relay.num_teams + relay.team
@@ -179,11 +184,17 @@ class Trainer:
             world.add_up(self.optimizer.gradients())
         return world.sum(float(torch.stack(losses).sum()))[0]
 
+    def _in_step(self, batches: list[list[Batch]]) -> list[list[Batch]]:
+        """Return batches in chunks; where processes can read a model only together, as many in each."""
+        return in_step(batches, self.world) if self.is_sharded else batches
+
     def _go_on_without(self, after: Position, error: DivergenceError, log: MetricsLog) -> None:
         """Leave out a step that would have spoilt the weights, and log that.
 
         Raises DivergenceError where the guard does not allow it.
         """
+        if self.is_sharded:
+            forget_reading(self.model)
         self.optimizer.discard()
         self.position = replace(after, seconds=self._seconds())
         record: Record = {"kind": "skip"}
@@ -216,13 +227,13 @@ class Trainer:
         training, world = self.config.training, self.world
         total, count = 0.0, 0.0
         batches = self.corpus.validation.sequential(training.batch_size, training.validation_tokens)
-        for number, batch in enumerate(batches):
-            if number % world.size == 0 and stop():
+        while one_each := list(islice(batches, world.size)):
+            if stop():
                 return None
-            if number % world.size != world.rank:
-                continue  # another process reads it
-            total += self.reader.measure(self.relay.chunks(batch, training.chunk, "full"))
-            count += batch.num_learnt
+            own = one_each[world.rank :][:1]  # none where the text ends
+            chunks = self._in_step([self.relay.chunks(batch, training.chunk, "full") for batch in own])
+            total += sum(self.reader.measure(each) for each in chunks)
+            count += sum(batch.num_learnt for batch in own)
         total, count = world.sum(total, count)
         if not count:
             return None
@@ -245,10 +256,13 @@ class Trainer:
 
     def _write_samples(self, log: MetricsLog) -> tuple[Sample, ...]:
         """Have the model write what the recipe asks for, and log it."""
+        if not self.config.samples.prompts:
+            return ()
+        model = self._whole_model()
         if self._tokenizer is None:
             return ()
-        with evaluating(self.model):
-            samples = write_samples(self.model, self._tokenizer, self.config.samples, self.config.run.seed)
+        with evaluating(model):
+            samples = write_samples(model, self._tokenizer, self.config.samples, self.config.run.seed)
         place = {"kind": "sample", "step": self.position.step, "tokens": self.position.tokens}
         with self._writing("metrics.jsonl"):
             for sample in samples:
@@ -259,7 +273,7 @@ class Trainer:
         """Write the snapshot, remove those that need not stay, and write the checkpoint."""
         began = time.monotonic()
         self.position = replace(self.position, seconds=self._seconds())
-        if self.world.is_first:
+        if self.world.is_first or self.is_sharded:
             self._write_snapshot(log)
         self._saved_step = self.position.step
         self._write_checkpoint()
@@ -268,32 +282,51 @@ class Trainer:
     def _write_snapshot(self, log: MetricsLog) -> None:
         """Write the snapshot, and remove those that need not stay."""
         training = self.config.training
+        whole, parts = self.optimizer.sharded_state()
         snapshot = Snapshot(
             position=self.position,
             model={"generation": self.model.config.generation, **asdict(self.model.config)},
             data=self.corpus.identity(),
             recipe=config_to_tables(self.config),
-            tensors=self.optimizer.state(),
+            tensors=whole,
+            parts=parts,
             guard=self.guard.memory,
         )
         with self._writing("the snapshot"):
-            log.sync()
-            self.folder.snapshots.save(snapshot)
+            writers = self.world if self.is_sharded else ALONE
+            with writers.together():
+                if self.world.is_first:
+                    log.sync()
+            self.folder.snapshots.save(snapshot, writers)
+        if not self.world.is_first:
+            return
         with self._writing("the folder of snapshots"):
             self.folder.snapshots.prune(keep_last=training.keep_last, keep_every=training.keep_every)
 
     def _write_checkpoint(self) -> None:
-        """Write the model to generate with, whole or not at all."""
+        """Write the model to generate with, whole or not at all; beside it the one of averaged weights."""
+        models = {self.folder.checkpoint: self._whole_model()}
+        if self.optimizer.averages:
+            models[self.folder.average] = self._whole_model(self.optimizer.averages)
         if not self.world.is_first:
             return
         origin = {"training_step": str(self.position.step), "training_tokens": str(self.position.tokens)}
         tokenizer = self.corpus.description.tokenizer
-        with self._writing(self.folder.checkpoint.name):
-            checkpoints.save(self.model, self.folder.checkpoint, tokenizer=tokenizer, metadata=origin)
-        if self.optimizer.averages:
-            average = with_weights(self.model, self.optimizer.averages)
-            with self._writing(self.folder.average.name):
-                checkpoints.save(average, self.folder.average, tokenizer=tokenizer, metadata=origin)
+        for path, written in models.items():
+            with self._writing(path.name):
+                checkpoints.save(written, path, tokenizer=tokenizer, metadata=origin)
+
+    def _whole_model(self, weights: Mapping[str, Tensor] | None = None) -> AnyModel:
+        """Return the model, or one like it with other weights, for the first process to use alone.
+
+        That of a sharded model lies on the CPU. All processes must call this, and the others may not use it.
+        """
+        if self.is_sharded:
+            tensors = self.optimizer.masters if weights is None else weights
+            weights = gathered(self.model, tensors, keep=self.world.is_first)
+        if weights is None or not self.world.is_first:
+            return self.model
+        return with_weights(self.model, weights, getattr(torch, self.config.training.dtype))
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
@@ -336,8 +369,8 @@ class Trainer:
         return (1 - self._share()) * spent / gained if gained > 0 else math.inf
 
 
-def with_weights(model: AnyModel, weights: Mapping[str, Tensor]) -> AnyModel:
-    """Return a model like this one with other weights, each in the number format that it has there."""
+def with_weights(model: AnyModel, weights: Mapping[str, Tensor], dtype: torch.dtype) -> AnyModel:
+    """Return a model like this one with other weights, its matrices in this number format."""
     other = empty_model(model.config)
     other.load_state_dict({**model.state_dict(), **weights}, assign=True)
-    return other.cast_matrices(model.dtype)
+    return other.cast_matrices(dtype)
