@@ -131,7 +131,7 @@ def _next_logits(
         read = (lengths - begin).clamp(0, part.shape[1])
         if isinstance(model, LanguageModel):
             features, state = model.features(part, state, read)
-            last = model.head(features[torch.arange(len(part)), read - 1])
+            last = model.head(features[torch.arange(len(part), device=read.device), read - 1])
         else:
             last, state = model(part, state, read, last_only=True)
             last = last[:, 0]
