@@ -47,7 +47,7 @@ class Settings:
     """The lengths of the tasks, and the models."""
 
     listops: tuple[int, int] = (10, 60)  # symbols of a question, at least and at most
-    source: int = 256  # bytes
+    source: int = 128  # bytes
     layers: int = 2
     channels: int = 64
     listops_budget: Budget
@@ -181,7 +181,7 @@ CLAIM = Claim(
     settings={
         "tiny": Settings(
             listops_budget=Budget(steps=250, batch=32, context=60),
-            source_budget=Budget(steps=120, batch=16, context=256),
+            source_budget=Budget(steps=300, batch=32, context=128),
         ),
         "cpu": Settings(
             listops=(50, 500),

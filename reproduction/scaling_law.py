@@ -36,7 +36,7 @@ class Settings:
     steps: tuple[int, ...] = (200, 400, 800)
     budget: Budget
     tokenizer: str = "bytes"
-    validation_tokens: int = 100_000
+    validation_tokens: int = 50_000
 
 
 @dataclass(frozen=True)
@@ -175,10 +175,12 @@ def draw(figure: Figure, data: Data) -> None:
             axes.loglog(
                 span, [guess.nats(x) for x in span], ":", color="grey", label="fitted to the first decade"
             )
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.set(xlabel="FLOPs of training", ylabel="nats a token, validation")
     axes.legend()
     ours, theirs = ([Point(**one) for one in found] for found in data.values())
-    beside.loglog([p.nats for p in theirs], [p.nats for p in ours], "o", color=RWKV)
+    beside.plot([p.nats for p in theirs], [p.nats for p in ours], "o", color=RWKV)
     ends = [min(p.nats for p in ours + theirs), max(p.nats for p in ours + theirs)]
     beside.plot(ends, ends, color="grey", linewidth=0.8)
     beside.set(xlabel="loss of the GPT", ylabel="loss of RWKV-4", title="equal size, equal tokens")
