@@ -265,10 +265,10 @@ def test_several_processes_cannot_share_a_gpu() -> None:
         world.device("cuda")
 
 
-def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+def torchrun(*arguments: object, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """Start two processes of the command line as a user does."""
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options]
         + [str(argument) for argument in arguments],
         env=environment(),
         capture_output=True,
@@ -288,3 +288,31 @@ def test_the_command_prints_once_whatever_torchrun_starts(tmp_path: Path, make_c
     assert len(re.findall("Finished after 2 steps", ended.stdout)) == 1
     assert ended.stdout.count("Training in") == 1
     assert [record["step"] for record in log(config)] == [1, 2, 2]
+
+
+DIES_ONCE = """
+import os, signal, sys
+from receptance.training import joined_world, load_config, train
+with joined_world() as world:
+    def report(progress):
+        if world.rank == 1 and progress.step == 4 and not world.is_restarted:
+            os.kill(os.getpid(), signal.SIGKILL)
+    train(load_config(sys.argv[1]), world=world, report=report)
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_starts_killed_processes_again_and_they_end_as_if_never_killed(
+    tmp_path: Path, two: Ranks, make_config: MakeConfig
+) -> None:
+    config = make_config(save_every=3)
+    killed = elsewhere(config, "killed")
+    two.train(config)
+    save_config(killed, tmp_path / "recipe.toml")
+    (tmp_path / "dies.py").write_text(DIES_ONCE)
+    ended = torchrun(tmp_path / "dies.py", tmp_path / "recipe.toml", options=["--max-restarts=1"])
+    assert ended.returncode == 0, ended.stderr
+    assert "cannot go on. What that wrote says why" in ended.stderr  # the one that was left
+    assert log(killed) == log(config)
+    first, second = newest(config).tensors, newest(killed).tensors
+    assert all(torch.equal(first[name], second[name]) for name in first)

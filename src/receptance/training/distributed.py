@@ -41,6 +41,7 @@ class World:
     rank: int = 0  # of this process, from 0
     size: int = 1  # processes
     local_rank: int = 0  # among those of this machine
+    is_restarted: bool = False  # by `torchrun --max-restarts`, after one of them ended
 
     @property
     def is_first(self) -> bool:
@@ -172,7 +173,8 @@ def joined_world() -> Iterator[World]:
         yield ALONE
         return
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    world = World(rank=rank, size=size, local_rank=local_rank)
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    world = World(rank=rank, size=size, local_rank=local_rank, is_restarted=restarts > 0)
     if size == 1:
         yield world
         return

@@ -89,6 +89,7 @@ def resume_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
 def _ready(config: Config, resume: bool, relay: Relay, claims: ExitStack) -> Trainer:
     """Return a run before its next step; the first process claims its folder as long as `claims` lasts."""
     folder, world = RunFolder(config.run.folder), relay.world
+    resume = resume or (world.is_restarted and folder.config.is_file())
     if resume and not folder.config.is_file():
         raise TrainingError(f"{folder.path}: holds no run, so there is nothing to go on from.")
     if not resume and world.is_first:
