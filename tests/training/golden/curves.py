@@ -1,0 +1,143 @@
+"""Curves that every version must draw again: `python -m tests.training.golden.curves` writes them.
+
+Each generation learns the same stories by recipe.toml. A curve is the mean loss of each 10 steps and the loss
+on stories held back. How far an honest run may be from it is measured: the same run is taken with another
+number of threads, by other kernels, in bfloat16. A margin is three times the furthest that such a run was off
+until then: with RWKV-5 and 6, rounding of 1e-7 grows to 1e-2 within 60 steps, as Adam makes steps of one size
+of the smallest gradients. Another seed shows what the margins must stay below to tell anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from receptance import atomic, kernels
+from receptance.data import prepare
+from receptance.inference.machine import processor
+from receptance.training import load_config, train
+from receptance.training.metrics import read_metrics
+from tests.training.golden.stories import stories
+
+HERE = Path(__file__).parent
+FILE = HERE / "curves.json"
+STEPS_A_POINT = 10
+MODELS = {
+    "4": (),
+    "5.0": ("--model.generation=5", "--model.version='5.0'", "--model.head_size=16"),
+    "5.2": ("--model.generation=5", "--model.head_size=16"),
+    "6": ("--model.generation=6", "--model.head_size=16", "--model.mix_rank=8", "--model.decay_rank=16"),
+    "7": (
+        "--model.generation=7",
+        "--model.head_size=16",
+        "--model.decay_rank=16",
+        "--model.in_context_rank=16",
+        "--model.value_rank=8",
+        "--model.gate_rank=16",
+    ),
+}
+TEXT = stories(3000)
+TEXT_SHA256 = hashlib.sha256(TEXT.encode()).hexdigest()
+LEAST_MARGIN = 1e-4  # for processors whose sums were not measured
+TORCH_KERNELS = {"wkv4": "scan", "wkv6": "chunked", "wkv7": "chunked", "linear_cross_entropy": "torch"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a run came to: nats a token."""
+
+    points: Sequence[float]  # each the mean loss of some steps
+    validation: float
+
+    def distances(self, other: Curve) -> list[float]:
+        """Return how far each point, and at last the validation, is from that of another curve."""
+        ours, theirs = (*self.points, self.validation), (*other.points, other.validation)
+        return [abs(one - two) for one, two in zip(ours, theirs, strict=True)]
+
+
+def prepared(folder: Path) -> Path:
+    """Prepare the text, its last tenth held back, and return the folder of its tokens."""
+    (folder / "stories.txt").write_text(TEXT, encoding="utf-8")
+    prepare(folder / "stories.txt", folder / "data", tokenizer="bytes", validation_fraction=0.1)
+    return folder / "data"
+
+
+def drawn(model: str, data: Path, folder: Path, *overrides: str, points: int | None = None) -> Curve:
+    """Train, and return the curve; with `points`, no longer than for so many."""
+    given = [*MODELS[model], f"--run.folder={folder}", f"--data.folder={data}", *overrides]
+    steps: list[int] = [0]
+    result = train(
+        load_config(HERE / "recipe.toml", given),
+        report=lambda progress: steps.append(progress.step),
+        stop=lambda: points is not None and steps[-1] >= points * STEPS_A_POINT,
+    )
+    log = read_metrics(folder / "metrics.jsonl")
+    losses = [record["loss"] for record in log if record["kind"] == "training"]
+    means = [sum(part) / STEPS_A_POINT for part in batched(losses, STEPS_A_POINT)]
+    return Curve(means, result.validation.loss if result.validation else math.nan)
+
+
+def batched(losses: Sequence[float], size: int) -> list[Sequence[float]]:
+    return [losses[start : start + size] for start in range(0, len(losses), size)]
+
+
+def _measured(model: str, data: Path, folder: Path) -> dict[str, Any]:
+    """Draw the curve of a model, and measure how far it is from that of the same run taken otherwise."""
+    curve = drawn(model, data, folder / "curve")
+    torch.set_num_threads(2)
+    two_threads = drawn(model, data, folder / "threads").distances(curve)
+    torch.set_num_threads(1)
+    with kernels.use(**TORCH_KERNELS):
+        torch_kernels = drawn(model, data, folder / "kernels").distances(curve)
+    bfloat16 = drawn(model, data, folder / "bfloat16", "--training.dtype=bfloat16").distances(curve)
+    another_seed = drawn(model, data, folder / "seed", "--run.seed=2").distances(curve)
+    rounding = [max(pair) for pair in zip(two_threads, torch_kernels, strict=True)]
+    measured = {
+        "two threads": two_threads,
+        "kernels of torch": torch_kernels,
+        "bfloat16": bfloat16,
+        "another seed": another_seed,
+    }
+    return {
+        "points": [round(point, 6) for point in curve.points],
+        "validation": round(curve.validation, 6),
+        "margins": {
+            "float32": margins(rounding),
+            "bfloat16": margins([max(pair) for pair in zip(rounding, bfloat16, strict=True)]),
+        },
+        "largest_distances": {name: rounded_up(max(distances)) for name, distances in measured.items()},
+    }
+
+
+def margins(distances: Sequence[float]) -> list[float]:
+    """Return three times the largest distance so far at each point: once apart, runs stay apart."""
+    return [rounded_up(max(3 * distance, LEAST_MARGIN)) for distance in accumulate(distances, max)]
+
+
+def rounded_up(number: float) -> float:
+    return math.ceil(number * 1e6) / 1e6
+
+
+def _write() -> None:
+    torch.set_num_threads(1)
+    made_with = {"processor": processor(), "torch": torch.__version__}
+    found: dict[str, Any] = {"made_with": made_with, "text_sha256": TEXT_SHA256, "curves": {}}
+    with TemporaryDirectory() as folder:
+        data = prepared(Path(folder))
+        for model in MODELS:
+            found["curves"][model] = _measured(model, data, Path(folder, model))
+            print(model, found["curves"][model]["largest_distances"], flush=True)
+    atomic.write_text(FILE, json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    _write()
