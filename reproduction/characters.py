@@ -82,6 +82,8 @@ def draw(figure: Figure, data: Data) -> None:
             color=COLOURS[kind],
             label=label,
         )
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.set(xlabel="thousand bytes read", ylabel="bits a byte, training", yscale="log")
     axes.legend()
 

@@ -122,7 +122,7 @@ CLAIM = Claim(
     says="A question is better asked before the data than after",
     where="(appendix L)",
     settings={
-        "tiny": Settings(budget=Budget(steps=400, batch=64, context=19)),
+        "tiny": Settings(budget=Budget(steps=700, batch=64, context=19)),
         "cpu": Settings(
             pairs=16,
             symbols=64,
