@@ -3,8 +3,8 @@
 Each generation learns the same stories by recipe.toml. A curve is the mean loss of each 10 steps and the loss
 on stories held back. How far an honest run may be from it is measured: the same run is taken with another
 number of threads, by other kernels, in bfloat16. A margin is three times the furthest that such a run was off
-until then: with RWKV-5 and 6, rounding of 1e-7 grows to 1e-2 within 60 steps, as Adam makes steps of one size
-of the smallest gradients. Another seed shows what the margins must stay below to tell anything.
+until then, because differences grow: with RWKV-5 and 6 those of rounding reach 1e-2 within 60 steps. Another
+seed shows what the margins must stay below to tell anything.
 """
 
 from __future__ import annotations
