@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receptance.data.order import ROUNDS, PrimeStride, is_prime, magic_prime, permute
+from receptance.data.order import ROUNDS, PrimeStride, Sequential, is_prime, magic_prime, permute
 from receptance.errors import DataError
 
 keys = st.lists(st.integers(0, 2**64 - 1), min_size=ROUNDS, max_size=ROUNDS)
@@ -70,3 +70,27 @@ def test_too_few_windows_for_a_prime_are_refused() -> None:
     with pytest.raises(DataError, match=r"are 2 windows, but .* at least 3"):
         PrimeStride(2 * 512 + 511, 512)
     assert PrimeStride(3 * 512, 512).prime == 2
+
+
+@given(
+    num_streams=st.integers(1, 9),
+    context=st.integers(1, 50),
+    rest=st.integers(0, 500),
+    turns=st.integers(1, 30),
+)
+def test_each_sequential_sample_begins_where_its_stream_ended(
+    num_streams: int, context: int, rest: int, turns: int
+) -> None:
+    tokens = num_streams * context + rest
+    order = Sequential(tokens, context, num_streams)
+    samples = np.arange(turns * num_streams)
+    starts = order.starts(samples).reshape(turns, num_streams)
+    assert np.array_equal(starts[1:], (starts[:-1] + context) % tokens)
+    assert np.array_equal(order.streams(samples).reshape(turns, num_streams)[-1], np.arange(num_streams))
+    first = np.sort(starts[0])
+    assert np.all(np.diff([*first, tokens + first[0]]) >= context)  # none reads what another reads meanwhile
+
+
+def test_a_text_too_short_for_its_streams_is_refused() -> None:
+    with pytest.raises(DataError, match="100 tokens are 14 for each of the 7 samples of a step"):
+        Sequential(100, 15, 7)

@@ -3,7 +3,7 @@
 `Shuffled` computes its order: a Feistel network (a bijection of 2^2b numbers, whatever its round function
 is) walked until it lands below the wanted size (Black and Rogaway, "Ciphers with arbitrary finite domains",
 2002).
-`PrimeStride` is the order of RWKV-LM.
+`PrimeStride` is the order of RWKV-LM. In `Sequential` order, samples follow one another in the text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROUNDS = 7
 # Enough for every number below 3.3 * 10^24 (Sorenson and Webster, 2015).
 WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
 
-OrderName = Literal["shuffled", "prime-stride"]
+OrderName = Literal["shuffled", "prime-stride", "sequential"]
 
 
 class Order(Protocol):
@@ -33,14 +33,22 @@ class Order(Protocol):
     def starts(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the token at which each sample `[n]` begins; samples are counted from 0 over all epochs."""
 
+    def streams(self, samples: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return the stream that each sample goes on with; None where samples do not follow one another."""
 
-def order_of(name: OrderName, *, tokens: int, context: int, seed: int) -> Order:
-    """Return the order of this name. Raises ConfigError where there is none, DataError for too few tokens."""
+
+def order_of(name: OrderName, *, tokens: int, context: int, seed: int, num_streams: int = 1) -> Order:
+    """Return the order of this name, with so many streams where it has any.
+
+    Raises ConfigError where there is none, DataError for too few tokens.
+    """
     if name == "shuffled":
         return Shuffled(tokens, context, seed)
     if name == "prime-stride":
         return PrimeStride(tokens, context)
-    raise ConfigError(f"order is {name!r}, but it must be 'shuffled' or 'prime-stride'.")
+    if name == "sequential":
+        return Sequential(tokens, context, num_streams)
+    raise ConfigError(f"order is {name!r}, but it must be 'shuffled', 'prime-stride' or 'sequential'.")
 
 
 class Shuffled:
@@ -62,6 +70,41 @@ class Shuffled:
             order = permute(within[chosen], len(self), keys)
             starts[chosen] = (offset % self._tokens + order * self._context) % self._tokens
         return starts
+
+    def streams(self, samples: NDArray[np.int64]) -> None:
+        """Return None, because samples do not follow one another."""
+
+
+class Sequential:
+    """Streams that go through the text side by side: sample n goes on where sample n - num_streams ended.
+
+    They begin at equal distances in the text, which is a ring, and each goes on into what the next has read.
+
+    Raises DataError where a stream would have less than one sample of its own.
+    """
+
+    def __init__(self, tokens: int, context: int, num_streams: int) -> None:
+        self._tokens, self._context, self._num_streams = tokens, context, num_streams
+        if tokens // num_streams < context:
+            raise DataError(
+                f"{tokens:,} tokens are {tokens // num_streams:,} for each of the {num_streams:,} samples of "
+                f"a step, but in the order 'sequential' each needs its own, as many as the context of "
+                f"{context:,}. Prepare more text, or choose fewer samples or a shorter context."
+            )
+
+    def __len__(self) -> int:
+        return self._tokens // self._context
+
+    def starts(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return where samples begin, below the number of tokens."""
+        turns, streams = np.divmod(samples, self._num_streams)
+        stretch = self._tokens // self._num_streams
+        starts: NDArray[np.int64] = (streams * stretch + turns * self._context) % self._tokens
+        return starts
+
+    def streams(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the stream that each sample goes on with."""
+        return samples % self._num_streams
 
 
 class PrimeStride:
@@ -87,6 +130,9 @@ class PrimeStride:
         """Return where samples begin, each a multiple of the context."""
         windows = [self._factor * pow(n + 1, 3, self.prime) % self.prime for n in samples.tolist()]
         return np.array(windows, np.int64) * self._context
+
+    def streams(self, samples: NDArray[np.int64]) -> None:
+        """Return None, because samples do not follow one another."""
 
 
 def magic_prime(tokens: int, context: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +19,7 @@ from receptance.data.order import OrderName, order_of
 from receptance.errors import ConfigError, DataError
 
 NOT_LEARNT = -100  # as a target; torch and `kernels.linear_cross_entropy` leave it out
+NO_STREAM = -1  # of a row that goes on with no text that was read before
 SHORTEST_ROW = 64  # rows of fewer tokens count as such, because each brings a state with it
 
 
@@ -29,6 +30,10 @@ class Batch:
     tokens: NDArray[np.int64]  # [batch, time]
     targets: NDArray[np.int64]  # [batch, time], NOT_LEARNT where there is nothing to learn
     lengths: NDArray[np.int64] | None = None  # [batch], what follows is padding; None: all of each row counts
+    # [batch], whose state each row goes on with, and which goes on with its own: streams of the order
+    # "sequential", or NO_STREAM; None: of all rows.
+    from_streams: NDArray[np.int64] | None = None
+    to_streams: NDArray[np.int64] | None = None
 
     @property
     def num_learnt(self) -> int:
@@ -48,6 +53,8 @@ class Batch:
                 tokens=self.tokens[:, begin : begin + size],
                 targets=self.targets[:, begin : begin + size],
                 lengths=None if self.lengths is None else np.clip(self.lengths - begin, 0, size),
+                from_streams=self.from_streams if begin == 0 else None,
+                to_streams=self.to_streams if begin + size >= time else None,
             )
             for begin in range(0, time, size)
         ]
@@ -60,7 +67,7 @@ class Windows:
     but for a rest shorter than one window, which lies elsewhere each epoch. Not learnt are the tokens that
     the store's mask leaves out, and with `reset_at_borders` the first of each document, because nothing
     comes before it. Such rows are so many at a time that, read in chunks of `chunk` tokens (0: whole), they
-    take no more memory than a batch that is not cut.
+    take no more memory than a batch that is not cut. `num_streams` are those of the order "sequential".
 
     Raises DataError where the store is smaller than one window or the order needs, ConfigError for a context
     below 1 and an order that is none.
@@ -75,6 +82,7 @@ class Windows:
         order: OrderName = "shuffled",
         reset_at_borders: bool = False,
         chunk: int = 0,
+        num_streams: int = 1,
     ) -> None:
         if operator.index(context) < 1:
             raise ConfigError(f"context is {context}, but it must be at least 1 token.")
@@ -88,7 +96,9 @@ class Windows:
         self.context = context
         self.reset_at_borders = reset_at_borders
         self.chunk = chunk
-        self.order = order_of(order, tokens=store.tokens, context=context, seed=operator.index(seed))
+        self.order = order_of(
+            order, tokens=store.tokens, context=context, seed=operator.index(seed), num_streams=num_streams
+        )
 
     def __len__(self) -> int:
         return len(self.order)
@@ -110,7 +120,8 @@ class Windows:
         """Return so many samples from one on: what `batch` returns, of any beginning."""
         if first < 0 or count < 1:
             raise ConfigError(f"{count} samples from {first} on: the first is 0, the fewest are 1.")
-        return self._batches(self.order.starts(np.arange(first, first + count)), self.context)
+        samples = np.arange(first, first + count)
+        return self._batches(self.order.starts(samples), self.context, self.order.streams(samples))
 
     def sequential(self, batch_size: int, max_tokens: int | None = None) -> Iterator[Batch]:
         """Yield batches in the order of the store: each of its first `max_tokens` targets once.
@@ -130,16 +141,22 @@ class Windows:
         if count % self.context:
             yield from self._batches(np.array([full * self.context]), count % self.context)
 
-    def _batches(self, starts: NDArray[np.int64], time: int) -> list[Batch]:
+    def _batches(
+        self, starts: NDArray[np.int64], time: int, streams: NDArray[np.int64] | None = None
+    ) -> list[Batch]:
         """Return the windows of `time` tokens that begin at `starts`; the store is a ring."""
         ring = (starts[:, None] + np.arange(time + 1)) % self.store.tokens
         windows = self.store.flat[ring].astype(np.int64)
         targets = windows[:, 1:].copy()  # a view of one row would be contiguous too, and be written to
         if self.store.mask is not None:
             targets[self.store.mask[ring[:, 1:]] == 0] = NOT_LEARNT
-        batch = Batch(tokens=windows[:, :-1].copy(), targets=targets)
+        tokens = windows[:, :-1].copy()
+        batch = Batch(tokens=tokens, targets=targets, from_streams=streams, to_streams=streams)
         if not self.reset_at_borders:
             return [batch]
+        if streams is not None:
+            begins = [self.store.borders(int(start), int(start) + 1).size > 0 for start in starts]
+            batch = replace(batch, from_streams=np.where(begins, NO_STREAM, streams))
         return _apart(batch, [self._borders(int(start), time) for start in starts], self.chunk or time)
 
     def _borders(self, start: int, time: int) -> NDArray[np.int64]:
@@ -150,30 +167,59 @@ class Windows:
         return np.concatenate([here, wrapped]) - start
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A stretch of a sample, read by itself."""
+
+    tokens: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    from_stream: int
+    to_stream: int
+
+
 def _apart(batch: Batch, borders: Sequence[NDArray[np.int64]], chunk: int) -> list[Batch]:
     """Cut rows at borders, and gather those of about equal length into batches no larger than before."""
     num_rows, time = batch.tokens.shape
     area = num_rows * min(time, chunk)
-    rows: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-    for tokens, targets, cuts in zip(batch.tokens, batch.targets, borders, strict=True):
+    none = np.full(num_rows, NO_STREAM)
+    has_streams = batch.from_streams is not None
+    from_streams = none if batch.from_streams is None else batch.from_streams
+    to_streams = none if batch.to_streams is None else batch.to_streams
+    rows: list[_Row] = []
+    for row, cuts in enumerate(borders):
+        tokens, targets = batch.tokens[row], batch.targets[row]
         targets[cuts - 1] = NOT_LEARNT
         edges = [0, *cuts[cuts < time].tolist(), time]
-        rows += [(tokens[a:b], targets[a:b]) for a, b in pairwise(edges)]
-    rows.sort(key=lambda row: -row[0].size)
+        rows += [
+            _Row(
+                tokens=tokens[a:b],
+                targets=targets[a:b],
+                from_stream=int(from_streams[row]) if a == 0 else NO_STREAM,
+                to_stream=int(to_streams[row]) if b == time else NO_STREAM,
+            )
+            for a, b in pairwise(edges)
+        ]
+    rows.sort(key=lambda row: -row.tokens.size)
     batches = []
     while rows:
-        count = max(1, area // max(SHORTEST_ROW, min(rows[0][0].size, chunk)))
-        batches.append(_padded(rows[:count]))
+        count = max(1, area // max(SHORTEST_ROW, min(rows[0].tokens.size, chunk)))
+        batches.append(_padded(rows[:count], has_streams))
         rows = rows[count:]
     return batches
 
 
-def _padded(rows: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Batch:
+def _padded(rows: Sequence[_Row], has_streams: bool) -> Batch:
     """Put rows, the longest first, above one another, and fill up what is shorter."""
-    lengths = np.array([tokens.size for tokens, _ in rows], np.int64)
+    lengths = np.array([row.tokens.size for row in rows], np.int64)
     tokens = np.zeros((len(rows), int(lengths[0])), np.int64)
     targets = np.full_like(tokens, NOT_LEARNT)
     is_real = np.arange(tokens.shape[1]) < lengths[:, None]
-    tokens[is_real] = np.concatenate([row for row, _ in rows])
-    targets[is_real] = np.concatenate([row for _, row in rows])
-    return Batch(tokens=tokens, targets=targets, lengths=lengths)
+    tokens[is_real] = np.concatenate([row.tokens for row in rows])
+    targets[is_real] = np.concatenate([row.targets for row in rows])
+    return Batch(
+        tokens=tokens,
+        targets=targets,
+        lengths=lengths,
+        from_streams=np.array([row.from_stream for row in rows]) if has_streams else None,
+        to_streams=np.array([row.to_stream for row in rows]) if has_streams else None,
+    )

@@ -86,7 +86,9 @@ class DataConfig:
     context: Positive  # tokens of a sample
     tokenizer: str = ""  # of a store: its name, or its vocabulary file
     validation: Path | None = None
-    order: Literal["shuffled", "prime-stride"] = "shuffled"  # the latter is RWKV-LM's, see data/order.py
+    # "prime-stride" is RWKV-LM's; "sequential" reads on where the step before ended, with the state that it
+    # left, and with the gradient of the step alone (see data/order.py and training/carried.py)
+    order: Literal["shuffled", "prime-stride", "sequential"] = "shuffled"
     reset_at_borders: bool = False  # read each document from an empty state, not from that of the one before
 
 
@@ -271,6 +273,22 @@ class Config:
         if self.training.compile and self.data.reset_at_borders:
             raise ValueError(
                 "[training]: compile needs batches of one shape, which data.reset_at_borders does not give"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _each_step_goes_on_with_the_same_texts(self) -> Config:
+        if self.data.order != "sequential":
+            return self
+        if any(stage.context or stage.batch_size or stage.accumulation for stage in self.stages):
+            raise ValueError(
+                '[data]: order = "sequential" carries a state for each sample of a step to the next, so '
+                "[[stages]] cannot change context, batch_size or accumulation"
+            )
+        if self.distributed.context > 1:
+            raise ValueError(
+                '[data]: order = "sequential" carries the state within a process, but distributed.context '
+                "parts a sample among several: leave out one of the two"
             )
         return self
 

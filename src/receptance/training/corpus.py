@@ -83,16 +83,19 @@ class Corpus:
             atomic.write_bytes(folder / self.tokenizer_file.name, self.tokenizer_file.read_bytes())
 
 
-def open_corpus(config: DataConfig, seed: int, contexts: Collection[int] = (), *, chunk: int = 0) -> Corpus:
+def open_corpus(
+    config: DataConfig, seed: int, contexts: Collection[int] = (), *, chunk: int = 0, num_streams: int = 1
+) -> Corpus:
     """Open a prepared folder, or a store that another program made, in samples of the given contexts.
 
-    Without any, they have the config's. `chunk` is the recipe's `training.chunk`.
+    Without any, they have the config's. `chunk` is the recipe's `training.chunk`, and `num_streams` how many
+    samples a step has, in which the order "sequential" goes on.
 
     Raises DataError where it is unfinished or damaged, where its training split is smaller than one sample,
     or nothing of it is to be learnt; ConfigError where keys of `config` contradict it.
     """
     if is_bare_store(config.folder):
-        return _open_bare_store(config, seed, contexts, chunk)
+        return _open_bare_store(config, seed, contexts, chunk, num_streams)
     description = read_description(config.folder)
     if config.tokenizer or config.validation:
         key = "tokenizer" if config.tokenizer else "validation"
@@ -106,12 +109,14 @@ def open_corpus(config: DataConfig, seed: int, contexts: Collection[int] = (), *
         folder=config.folder,
         tokenizer_file=config.folder / file if file else None,
         description=description,
-        training=_training(config, open_split(config.folder, TRAIN), seed, contexts, chunk),
+        training=_training(config, open_split(config.folder, TRAIN), seed, contexts, chunk, num_streams),
         validation=_validation(config, open_split(config.folder, VALIDATION) if held_back else None, chunk),
     )
 
 
-def _open_bare_store(config: DataConfig, seed: int, contexts: Collection[int], chunk: int) -> Corpus:
+def _open_bare_store(
+    config: DataConfig, seed: int, contexts: Collection[int], chunk: int, num_streams: int
+) -> Corpus:
     if not config.tokenizer:
         raise ConfigError(
             f"{config.folder} is a store that does not say what tokenizer made it. Set data.tokenizer to its "
@@ -125,13 +130,18 @@ def _open_bare_store(config: DataConfig, seed: int, contexts: Collection[int], c
         folder=config.folder,
         tokenizer_file=file if file.is_file() else None,
         description=describe(tokenizer, train, validation),
-        training=_training(config, train, seed, contexts, chunk),
+        training=_training(config, train, seed, contexts, chunk, num_streams),
         validation=_validation(config, validation, chunk),
     )
 
 
 def _training(
-    config: DataConfig, store: TokenStore, seed: int, contexts: Collection[int], chunk: int
+    config: DataConfig,
+    store: TokenStore,
+    seed: int,
+    contexts: Collection[int],
+    chunk: int,
+    num_streams: int,
 ) -> dict[int, Windows]:
     if store.mask is not None and not store.mask.any():
         raise DataError(
@@ -145,6 +155,7 @@ def _training(
             order=config.order,
             reset_at_borders=config.reset_at_borders,
             chunk=chunk,
+            num_streams=num_streams,
         )
         for context in contexts or (config.context,)
     }

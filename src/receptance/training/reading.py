@@ -13,6 +13,7 @@ from torch import Tensor
 from receptance.data.windows import Batch
 from receptance.errors import DivergenceError
 from receptance.models import AnyModel, State
+from receptance.training.carried import Carried
 from receptance.training.config import TrainingConfig
 from receptance.training.distributed import ALONE, World
 from receptance.training.finite import first_not_finite, largest
@@ -37,8 +38,15 @@ class Reading(NamedTuple):
 class Reader:
     """Reads batches with a model: to learn from them, or to measure how well it knows them."""
 
-    def __init__(self, model: AnyModel, config: TrainingConfig, world: World = ALONE) -> None:
+    def __init__(
+        self,
+        model: AnyModel,
+        config: TrainingConfig,
+        world: World = ALONE,
+        carried: Carried | None = None,
+    ) -> None:
         self.model = model
+        self.carried = carried
         self._together = world if is_sharded(model.head.weight) else ALONE  # who must read at the same time
         weights = {"max_logit_weight": config.max_logit_weight, "z_loss_weight": config.z_loss_weight}
 
@@ -64,10 +72,14 @@ class Reader:
 
         Raises DivergenceError where the loss, or the state after the chunk, is not finite.
         """
+        if self.carried is not None and chunk.from_streams is not None:
+            state = self.carried.before(chunk.from_streams)
         found = self.read(place, number, chunk, state, needs_loss=needs_loss)
         with self._together.together():
             if fault := self.fault(found, chunk, state):
                 raise fault
+        if self.carried is not None and chunk.to_streams is not None:
+            self.carried.keep(chunk.to_streams, found.end)
         return found.loss, found.nats, found.end
 
     def read(

@@ -17,6 +17,7 @@ from receptance.errors import ConfigError, TrainingError
 from receptance.models import AnyModel
 from receptance.models import Config as ModelSizes
 from receptance.training.activation_checkpointing import forget_activations
+from receptance.training.carried import carried_of, without_carried
 from receptance.training.config import NO_SIZES, Config, ModelConfig
 from receptance.training.context_parallel import Relay, joined_relay
 from receptance.training.corpus import Corpus, open_corpus
@@ -97,7 +98,13 @@ def _ready(config: Config, resume: bool, relay: Relay, claims: ExitStack) -> Tra
     timetable = Timetable(config)
     timetable.check_shares(relay.num_teams)
     contexts = {stage.context for stage in timetable.stages}
-    corpus = open_corpus(config.data, config.run.seed, contexts, chunk=config.training.chunk)
+    corpus = open_corpus(
+        config.data,
+        config.run.seed,
+        contexts,
+        chunk=config.training.chunk,
+        num_streams=timetable.stage(0).samples_per_step,
+    )
     if resume:
         if world.is_first:
             claims.enter_context(folder.claimed())
@@ -143,6 +150,7 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay) ->
         corpus=corpus,
         folder=folder,
         position=Position(),
+        carried=carried_of(config, model),
         sinks=_founded(config, folder, corpus) if relay.world.is_first else (),
         relay=relay,
     )
@@ -171,8 +179,11 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay) ->
     model = _placed(model, config, relay.world)
     corpus.check_vocabulary(model.config.vocabulary_size)
     optimizer = MasterAdamW(model, config.optimizer, config.groups, relay.world)
+    carried = carried_of(config, model)
     try:
-        optimizer.load_state(snapshot.tensors)
+        optimizer.load_state(without_carried(snapshot.tensors))
+        if carried is not None:
+            carried.load(snapshot.tensors)
     except TrainingError as error:
         raise TrainingError(f"{folder.snapshots.path(snapshot.position.step)}: {error}") from error
     step = snapshot.position.step
@@ -188,6 +199,7 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay) ->
         position=snapshot.position,
         saved_step=step,
         memory=snapshot.guard,
+        carried=carried,
         validation=_last_validation(read_metrics(folder.metrics)),
         sinks=open_sinks(config, step=step) if relay.world.is_first else (),
         relay=relay,

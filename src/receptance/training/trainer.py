@@ -24,6 +24,7 @@ from receptance.data.description import TRAIN, VALIDATION
 from receptance.data.windows import Batch
 from receptance.errors import CheckpointError, DivergenceError, TrainingError
 from receptance.models import AnyModel
+from receptance.training.carried import Carried, without_carried
 from receptance.training.config import Config
 from receptance.training.context_parallel import Relay
 from receptance.training.corpus import Corpus
@@ -59,6 +60,7 @@ class Trainer:
         position: Position,
         saved_step: int | None = None,
         memory: Memory | None = None,
+        carried: Carried | None = None,
         validation: Validation | None = None,
         sinks: Sequence[Sink] = (),
         relay: Relay,
@@ -70,7 +72,8 @@ class Trainer:
         self.folder = folder
         self.position = position
         self.timetable = Timetable(config)
-        self.reader = Reader(model, config.training, relay.world)
+        self.reader = Reader(model, config.training, relay.world, carried)
+        self.carried = carried
         self.guard = Guard(config.guard, memory or Memory())
         self.sinks = sinks
         self.relay = relay
@@ -134,6 +137,8 @@ class Trainer:
             self._go_on_without(after, error, log)
             return None
         self.guard.accept(loss)
+        if self.carried is not None:
+            self.carried.accept(self.world)
         self.position = replace(after, seconds=self._seconds())
         done = Progress(
             step=after.step,
@@ -196,6 +201,8 @@ class Trainer:
         if self.is_sharded:
             forget_reading(self.model)
         self.optimizer.discard()
+        if self.carried is not None:
+            self.carried.discard()
         self.position = replace(after, seconds=self._seconds())
         record: Record = {"kind": "skip"}
         if not self.guard.may_skip():
@@ -203,7 +210,9 @@ class Trainer:
             snapshot = self.world.in_turn(newest) if self.config.guard.policy == "rollback" else None
             if snapshot is None or not self.guard.may_roll_back(snapshot.position.step):
                 raise DivergenceError(f"{self._place(after.step)}: {error}. {self._way_back()}") from error
-            self.optimizer.load_state(snapshot.tensors)
+            self.optimizer.load_state(without_carried(snapshot.tensors))
+            if self.carried is not None:
+                self.carried.load(snapshot.tensors)
             record = {"kind": "rollback", "to_step": snapshot.position.step}
         record |= {"step": after.step, "tokens": after.tokens, "reason": str(error)}
         what = f"rolled back to step {record['to_step']}" if "to_step" in record else "skipped"
@@ -288,7 +297,7 @@ class Trainer:
             model={"generation": self.model.config.generation, **asdict(self.model.config)},
             data=self.corpus.identity(),
             recipe=config_to_tables(self.config),
-            tensors=whole,
+            tensors=whole | (self.carried.tensors() if self.carried else {}),
             parts=parts,
             guard=self.guard.memory,
         )
