@@ -115,12 +115,12 @@ def test_a_stage_with_rates_of_its_own_has_its_own_schedule() -> None:
 
 
 def test_the_cosine_is_that_of_the_published_trainer_with_its_warm_up() -> None:
-    # RWKV-LM: progress = (tokens - warm) / (all - warm), here with the tokens at the end of the step.
+    # RWKV-LM: progress = (tokens - warm) / (all - warm), with the tokens that were read before the step.
     warm, steps = 10, 200
     optimizer = {"schedule": "cosine", "warm_up_steps": warm, "warm_up_start": 0.01}
     times = Timetable(config(max_steps=steps, optimizer=optimizer))
     for step in range(steps):
-        share = min(max((step + 1 - warm) / (steps - warm), 0.0), 1.0)
+        share = min(max((step - warm) / (steps - warm), 0.0), 1.0)
         published = 0.5 + 0.1 / 2 + (0.5 - 0.1 / 2) * math.cos(math.pi * share)
         published *= 0.01 + 0.99 * step / warm if step < warm else 1.0
         assert times.learning_rate(step, 0.0) == pytest.approx(published, rel=1e-12)

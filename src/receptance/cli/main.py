@@ -18,6 +18,7 @@ from receptance.errors import ReceptanceError
 # The command of a name is the function of that name in the module of that name; its docstring is its help.
 COMMANDS = (
     "prepare",
+    "plan",
     "train",
     "plot",
     "generate",

@@ -1,4 +1,4 @@
-"""How long a document this machine can hold."""
+"""The memory that is free, and how long a document it can hold."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ GUESS = 2**34  # where nothing is known
 
 def longest_document_bytes() -> int:
     """Return how many bytes a document may have, so that the memory that is free now suffices for it."""
-    return _available_bytes() // ROOM_A_BYTE
+    return available_bytes() // ROOM_A_BYTE
 
 
-def _available_bytes() -> int:
+def available_bytes() -> int:
+    """Return how many bytes of memory are free now, as far as the system tells."""
     limit = _number(LIMIT, "") or GUESS * 2**10
     available = _number(MEMORY, "MemAvailable:")
     if available:

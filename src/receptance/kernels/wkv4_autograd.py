@@ -46,7 +46,7 @@ PASSES: dict[str, Passes] = {"native": wkv4_native, "scan": wkv4_scan}
 
 def call(name: str, k: Tensor, v: Tensor, w: Tensor, u: Tensor, sums: Sums) -> tuple[Tensor, Sums]:
     """Compute WKV-4 by the passes of this name; differentiable."""
-    if type(k) is not Tensor:
+    if type(k) is not Tensor or k.is_meta:
         return in_graph(name, k, v, w, u, sums)
     # Outside a graph, the way through torch's dispatcher takes longer than a short span does.
     if _is_differentiated(k, v, w, u, sums):

@@ -16,6 +16,7 @@ from receptance.training.config import (
 )
 from receptance.training.cost import flops_per_token, matmul_peak
 from receptance.training.distributed import World, joined_world
+from receptance.training.plan import Plan, plan
 from receptance.training.progress import Progress, Result, Validation
 from receptance.training.recipe import load_config, save_config
 from receptance.training.samples import Sample
@@ -30,6 +31,7 @@ __all__ = [
     "GuardConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "Plan",
     "Progress",
     "Result",
     "RunConfig",
@@ -44,6 +46,7 @@ __all__ = [
     "joined_world",
     "load_config",
     "matmul_peak",
+    "plan",
     "resume_config",
     "save_config",
     "stop_on_signals",

@@ -24,7 +24,7 @@ def progress(bounds: TrainingConfig, *, steps: int, tokens: int, seconds: float)
 
 
 def learning_rate(config: OptimizerConfig, *, progress: float, warm_up: float = 1.0) -> float:
-    """Return the learning rate of a step after which its schedule has come to `progress`, from 0 to 1.
+    """Return the learning rate where its schedule has come to `progress`, from 0 to 1.
 
     warm_up  share of the warm-up that lay behind the step
 

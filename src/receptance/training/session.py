@@ -141,7 +141,7 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay) ->
             )
         model = initial.model
     corpus.check_vocabulary(model.config.vocabulary_size)
-    model = _placed(model, config, relay.world)
+    model = placed(model, config, relay.world)
     optimizer = MasterAdamW(model, config.optimizer, config.groups, relay.world)
     return Trainer(
         config,
@@ -176,7 +176,7 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay) ->
     _check_same_run(config, corpus, snapshot, folder)
     sizes = dict(snapshot.model)
     model = _without_numbers(GENERATIONS[sizes.pop("generation")].config(**sizes))
-    model = _placed(model, config, relay.world)
+    model = placed(model, config, relay.world)
     corpus.check_vocabulary(model.config.vocabulary_size)
     optimizer = MasterAdamW(model, config.optimizer, config.groups, relay.world)
     carried = carried_of(config, model)
@@ -244,8 +244,11 @@ def _without_numbers(sizes: ModelSizes) -> AnyModel:
     return empty_model(sizes).to_empty(device="cpu")
 
 
-def _placed(model: AnyModel, config: Config, world: World) -> AnyModel:
-    """Put a float32 model into the number format of the run and onto the device of this process."""
+def placed(model: AnyModel, config: Config, world: World) -> AnyModel:
+    """Put a float32 model onto the device of this process, ready to be trained as the recipe says.
+
+    Raises ConfigError where torch cannot use the device.
+    """
     model.drop(config.model.dropout).train()
     if config.training.activation_checkpointing:
         forget_activations(model)

@@ -65,6 +65,13 @@ class Timetable:
         )
         self._warm_up_tokens = self.tokens_after(self._warm_up_steps)
 
+    @property
+    def num_steps(self) -> int | None:
+        """The steps of the whole run; None where the clock alone ends it."""
+        bounds = self._bounds
+        ends = [bounds.max_steps, self._steps_for(bounds.max_tokens) if bounds.max_tokens else 0]
+        return min((end for end in ends if end), default=None)
+
     def stage(self, step: int) -> Stage:
         """Return the stage of a step, which is counted from 0; after the last one's end that is the last."""
         return self.stages[bisect.bisect_right(self._starts, step) - 1]
@@ -94,15 +101,17 @@ class Timetable:
         return all(_batches(self.stage(step)) == _batches(other.stage(step)) for step in begun)
 
     def learning_rate(self, step: int, seconds: float) -> float:
-        """Return the learning rate of a step, counted from 0, at whose end the run has taken so long."""
+        """Return the learning rate of a step, counted from 0, for which the clock shows so many seconds."""
         stage, warm_up = self.stage(step), 1.0
         if step < self._warm_up_steps:
             warm_up = step / self._warm_up_steps
+        # RWKV-LM reads its cosine where a step begins, and its exponential fall where it ends.
+        place = step if self._optimizer.schedule == "cosine" else step + 1
         if stage.schedule is None or stage.num_steps is None:
-            config, share = self._optimizer, self.progress(steps=step + 1, seconds=seconds)
+            config, share = self._optimizer, self.progress(steps=place, seconds=seconds)
             rising = self.progress(steps=self._warm_up_steps, seconds=0.0)
         else:
-            config, share = stage.schedule, (step + 1 - stage.first_step) / stage.num_steps
+            config, share = stage.schedule, (place - stage.first_step) / stage.num_steps
             rising = max(self._warm_up_steps - stage.first_step, 0) / stage.num_steps
         if rising > config.plateau:
             config = replace(config, plateau=min(rising, 1.0))
