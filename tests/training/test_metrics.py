@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from receptance.errors import TrainingError
-from receptance.training.metrics import MetricsLog, read_metrics, rewind_metrics
+from receptance.training.metrics import MetricsLog, last_step, read_metrics, rewind_metrics
 
 
 def test_records_come_back_in_order_and_a_second_session_appends(tmp_path: Path) -> None:
@@ -39,6 +39,13 @@ def test_rewinding_forgets_what_came_after_a_step(tmp_path: Path) -> None:
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2}\n{"step": 3}\n{"st', encoding="utf-8")
     assert rewind_metrics(path, 2) == [{"step": 1}, {"step": 2}, {"step": 2}]
     assert path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n{"step": 2}\n'
+
+
+def test_the_last_step_of_a_log_is_told_whatever_damage_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert last_step(path) == 0
+    path.write_text('{"step": 1}\nnonsense\n{"step": 3}\n{"st', encoding="utf-8")
+    assert last_step(path) == 3
 
 
 def test_rewinding_a_log_that_is_gone_begins_a_new_one(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from receptance.errors import ConfigError
-from receptance.training import TrackingConfig, resume_config, train
+from receptance.training import Progress, TrackingConfig, resume_config, train
 from receptance.training.metrics import read_metrics
 from tests.training.conftest import MakeConfig
 
@@ -70,6 +71,31 @@ def test_weights_and_biases_gets_every_record_and_one_name_for_all_sessions(
         record["step"] for record in records if record["step"] == 3
     ]
     assert recorder.logged[0] == (1, {f"training/{name}": records[0][name] for name in NUMBERS})
+
+
+def test_steps_that_are_done_again_are_not_sent_again_however_often_the_run_was_killed(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setitem(sys.modules, "wandb", recorder)
+    tracking = TrackingConfig(wandb="offline")
+    config = replace(make_config(max_steps=9, save_share=0.0, save_every=3), tracking=tracking)
+
+    class Killed(BaseException):
+        pass
+
+    def killed_at(step: int) -> Callable[[Progress], None]:
+        def report(progress: Progress) -> None:
+            if progress.step == step:
+                raise Killed
+
+        return report
+
+    for number, step in enumerate((2, 1, 8, 7)):  # before the first snapshot, and after that at step 6
+        with pytest.raises(Killed):
+            train(config, resume=number > 0, report=killed_at(step))
+    train(config, resume=True)
+    assert [step for step, values in recorder.logged if "training/loss" in values] == [*range(1, 10)]
 
 
 NUMBERS = ("seconds", "loss", "bits_per_byte", "learning_rate", "gradient_norm", "tokens_per_second", "flops")

@@ -34,7 +34,7 @@ def refuses(
     x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, shares: Tensor, epsilon: float
 ) -> str | None:
     """Say why the compiled kernel cannot serve this call, or None."""
-    if x.device.type != "cpu":
+    if x.device.type not in ("cpu", "meta"):
         return f"it runs on the CPU, and the tensors are on {x.device}"
     if x.dtype not in _TYPES:
         return f"it takes x in float32 and bfloat16, got {x.dtype}"
@@ -62,7 +62,7 @@ def _forward(
     """Return (seen, each mix, the mean and the scale of each token in one tensor)."""
     given = [tensor.contiguous() for tensor in (x, weight, bias, shift, shares)]
     outputs = [torch.empty_like(given[0]) for _ in range(1 + len(shares))]
-    moments = torch.empty(2, *x.shape[:2], dtype=torch.float32)
+    moments = torch.empty(2, *x.shape[:2], dtype=torch.float32, device=x.device)
     pointers = _pointers(outputs[1:])
     _call(given, epsilon, moments, seen=outputs[0].data_ptr(), mixed=ctypes.addressof(pointers))
     return *outputs, moments
@@ -76,7 +76,7 @@ def _backward(
     batch, time, channel = x.shape
     blocks = -(-time // _library().receptance_norm_mix_block())
     grad_x, grad_shift = torch.empty_like(x), torch.empty_like(shift)
-    sums = torch.empty(batch * blocks, 2 + len(grad_mixed), channel, dtype=torch.float32)
+    sums = x.new_empty(batch * blocks, 2 + len(grad_mixed), channel, dtype=torch.float32)
     pointers = _pointers(grad_mixed)
     _call(
         given,
@@ -128,6 +128,8 @@ def _pointers(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
 
 
 def _call(given: list[Tensor], epsilon: float, moments: Tensor, **more: int | None) -> None:
+    if moments.is_meta:
+        return  # there is nothing to be computed
     names = ("x", "weight", "bias", "shift", "shares")
     batch, time, channel = given[0].shape
     arguments = _NormMix(

@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class LiveMemory(TorchDispatchMode):
+class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
     """Counts, as a context manager, the bytes of the tensors that are made in it, by what they are made for.
 
     What an operation takes within itself, and gives back before it ends, is not seen.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch
         self._purpose = ""
         self._now: Counter[str] = Counter()
         self._most = 0

@@ -83,6 +83,12 @@ def read_metrics(path: Path) -> list[Record]:
     return records
 
 
+def last_step(path: Path) -> int:
+    """Return the last step of which a log tells; 0 where there is none."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return max((record["step"] for record in map(_record, lines) if record is not None), default=0)
+
+
 def rewind_metrics(path: Path, step: int) -> list[Record]:
     """Forget the records of later steps than this, which a resumed run will write again; return the rest.
 

@@ -160,7 +160,8 @@ def _memory(config: Config, stage: Stage, model: AnyModel, optimizer: MasterAdam
     """Count what a process holds while it takes a step."""
     live = LiveMemory()
     batches = stage.batches(stage.first_step, rank=0, world_size=teams)
-    with live:
+    is_on_cpu = torch.device(config.run.device).type == "cpu" and "native" in kernels.available("norm_mix")
+    with live, kernels.use(norm_mix="native" if is_on_cpu else "reference"):
         for _, size in itertools.islice(batches, _BATCHES):
             _read(config, stage, model, optimizer, size, live)
     optimizer.discard()

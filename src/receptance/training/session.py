@@ -22,7 +22,7 @@ from receptance.training.config import NO_SIZES, Config, ModelConfig
 from receptance.training.context_parallel import Relay, joined_relay
 from receptance.training.corpus import Corpus, open_corpus
 from receptance.training.distributed import ALONE, World
-from receptance.training.metrics import Record, Sink, read_metrics, rewind_metrics
+from receptance.training.metrics import Record, Sink, last_step, read_metrics, rewind_metrics
 from receptance.training.optimizer import MasterAdamW
 from receptance.training.plot import plot_loss
 from receptance.training.progress import Progress, Result, Validation
@@ -126,8 +126,11 @@ def _trained(trainer: Trainer, report: Callable[[Progress], None], stop: Callabl
     return result
 
 
-def _started(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay) -> Trainer:
-    """Return a run before its first step; the first process makes its folder."""
+def _started(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay, *, logged: int = 0) -> Trainer:
+    """Return a run before its first step; the first process makes its folder.
+
+    `logged` is the last step of which an earlier try has told.
+    """
     if config.model.initial is None:
         model = _fresh_model(config, corpus.description.vocabulary_size)
     else:
@@ -151,16 +154,16 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay) ->
         folder=folder,
         position=Position(),
         carried=carried_of(config, model),
-        sinks=_founded(config, folder, corpus) if relay.world.is_first else (),
+        sinks=_founded(config, folder, corpus, logged) if relay.world.is_first else (),
         relay=relay,
     )
 
 
-def _founded(config: Config, folder: RunFolder, corpus: Corpus) -> tuple[Sink, ...]:
+def _founded(config: Config, folder: RunFolder, corpus: Corpus, logged: int) -> tuple[Sink, ...]:
     """Make the folder of a run, with config and tokenizer in it, and return where its log goes besides."""
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        sinks = open_sinks(config, step=0)
+        sinks = open_sinks(config, step=0, logged=logged)
         save_config(config, folder.config)
         corpus.copy_tokenizer(folder.path)
     except OSError as error:
@@ -186,7 +189,7 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay) ->
             carried.load(snapshot.tensors)
     except TrainingError as error:
         raise TrainingError(f"{folder.snapshots.path(snapshot.position.step)}: {error}") from error
-    step = snapshot.position.step
+    step, logged = snapshot.position.step, last_step(folder.metrics)
     if relay.world.is_first:
         rewind_metrics(folder.metrics, step)
         save_config(config, folder.config)
@@ -201,7 +204,7 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay) ->
         memory=snapshot.guard,
         carried=carried,
         validation=_last_validation(read_metrics(folder.metrics)),
-        sinks=open_sinks(config, step=step) if relay.world.is_first else (),
+        sinks=open_sinks(config, step=step, logged=logged) if relay.world.is_first else (),
         relay=relay,
     )
 
@@ -213,10 +216,11 @@ def _started_again(config: Config, folder: RunFolder, corpus: Corpus, relay: Rel
             f"{folder.path}: its snapshots are gone, so there is nothing to go on from. A new run with "
             f"model.initial={folder.checkpoint} begins with its weights."
         )
+    logged = last_step(folder.metrics) if relay.world.is_first else 0
     if relay.world.is_first:
         logger.warning("%s: the run ended before its first snapshot, so it starts again.", folder.path)
         rewind_metrics(folder.metrics, 0)
-    return _started(config, folder, corpus, relay)
+    return _started(config, folder, corpus, relay, logged=logged)
 
 
 def model_config(config: ModelConfig, vocabulary_size: int) -> ModelSizes:

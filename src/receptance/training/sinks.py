@@ -17,16 +17,17 @@ from receptance.training.recipe import config_to_tables
 PLACES = ("kind", "step", "tokens")
 
 
-def open_sinks(config: Config, step: int) -> tuple[Sink, ...]:
-    """Return those that a recipe asks for, to go on after a step of the run.
+def open_sinks(config: Config, step: int, logged: int) -> tuple[Sink, ...]:
+    """Return those that a recipe asks for, to go on after a step of a run.
 
-    Raises ConfigError where a package is missing; the text says how to install it.
+    `logged` is the last step that an earlier session told them of. Raises ConfigError where a package is
+    missing; the text says how to install it.
     """
     sinks: list[Sink] = []
     if config.tracking.tensorboard:
         sinks.append(TensorBoard(config.run.folder / "tensorboard", step))
     if config.tracking.wandb != "off":
-        sinks.append(WeightsAndBiases(config.run.folder, config.tracking, config_to_tables(config)))
+        sinks.append(WeightsAndBiases(config.run.folder, config.tracking, config_to_tables(config), logged))
     return tuple(sinks)
 
 
@@ -52,18 +53,23 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Sends records to Weights & Biases, or keeps them in the run's folder until `wandb sync` does."""
+    """Sends records to Weights & Biases, or keeps them in the run's folder until `wandb sync` does.
 
-    def __init__(self, folder: Path, config: TrackingConfig, tables: dict[str, Any]) -> None:
+    What was sent cannot be taken back, so steps that are done again after a resume are not sent again. They
+    are the same to the bit, unless the recipe was changed.
+    """
+
+    def __init__(self, folder: Path, config: TrackingConfig, tables: dict[str, Any], logged: int) -> None:
         try:
             import wandb
         except ImportError as error:
             raise _missing("wandb") from error
         folder.mkdir(parents=True, exist_ok=True)
+        name, self._sent = _session(folder / "wandb-id.txt", logged)
         self._run: Any = wandb.init(  # Any: an extra that need not be installed
             project=config.project,
             name=folder.name,
-            id=_run_id(folder / "wandb-id.txt"),
+            id=name,
             resume="allow",
             dir=str(folder),
             mode=config.wandb,
@@ -71,8 +77,10 @@ class WeightsAndBiases:
         )
 
     def append(self, record: Record) -> None:
-        """Log the numbers and texts of a record at its step."""
-        self._run.log(dict(_curves(record)), step=record["step"])
+        """Log the numbers and texts of a record at its step, unless it was sent before."""
+        # Of its last step a session may have sent a part; what is sent of it again changes nothing there.
+        if record["step"] > self._sent or (record["step"] == self._sent and record["kind"] != "training"):
+            self._run.log(dict(_curves(record)), step=record["step"])
 
     def close(self) -> None:
         """Write what is still to be written."""
@@ -86,11 +94,16 @@ def _curves(record: Record) -> Iterator[tuple[str, float | str]]:
             yield f"{record['kind']}/{name}", value
 
 
-def _run_id(path: Path) -> str:
-    """Return the name under which a run is known there, in all its sessions."""
-    if not path.is_file():
-        atomic.write_text(path, secrets.token_hex(8))
-    return path.read_text(encoding="utf-8")
+def _session(path: Path, logged: int) -> tuple[str, int]:
+    """Return the name under which a run is known there, and the last step that its sessions sent.
+
+    Both are kept in a file: a log that is taken back after each of several kills forgets how far it was.
+    """
+    words = path.read_text(encoding="utf-8").split() if path.is_file() else []
+    name = words[0] if words else secrets.token_hex(8)
+    sent = max(logged, *(int(word) for word in words[1:2] if word.isdecimal()), 0)
+    atomic.write_text(path, f"{name} {sent}\n")
+    return name, sent
 
 
 def _missing(package: str) -> ConfigError:
