@@ -30,10 +30,10 @@ def measured_seconds(config: Config, stage: Stage, sizes: ModelSizes) -> float:
     """Return the seconds that a step of this stage will take; the memory of two layers is needed for it."""
     one, two = (replace(sizes, num_layers=layers) for layers in (1, 2))
     batch, context = _part(config, stage, two)
-    times = [_times(config, model, batch, context, stage.accumulation > 1) for model in (one, two)]
-    reading, update = (
-        first + (second - first) * (sizes.num_layers - 1) for first, second in zip(*times, strict=True)
-    )
+    reading, update = _times(config, one, batch, context, stage.accumulation > 1)
+    longer_reading, longer_update = _times(config, two, batch, context, stage.accumulation > 1)
+    reading += (longer_reading - reading) * (sizes.num_layers - 1)
+    update += (longer_update - update) * (sizes.num_layers - 1)
     parts = stage.accumulation * stage.batch_size * stage.context / (batch * context)
     if reads_chunks_twice(config, stage):
         parts *= 4 / 3  # the way back takes as long as two readings
