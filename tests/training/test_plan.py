@@ -47,6 +47,14 @@ def test_the_memory_is_within_a_tenth_of_what_torch_allocates(
     assert found == pytest.approx(taken, rel=0.1)
 
 
+def test_fsdp_in_several_processes_is_refused_with_what_can_be_planned(make_config: MakeConfig) -> None:
+    config = make_config(vocabulary_size=10, batch_size=4)
+    sharded = replace(config, distributed=replace(config.distributed, strategy="fsdp"))
+    with pytest.raises(ConfigError, match=r"--distributed\.strategy=ddp"):
+        plan(sharded, processes=2, flops=1.0)
+    assert plan(sharded, flops=1.0) == plan(config, flops=1.0)
+
+
 def test_weights_and_optimizer_take_what_their_numbers_do(make_config: MakeConfig) -> None:
     config = make_config(vocabulary_size=10, num_layers=2, hidden_size=32, dtype="bfloat16", ema_decay=0.9)
     found = plan(config, flops=1.0)

@@ -103,7 +103,7 @@ def plan(config: Config, *, processes: int = 1, flops: float | None = None) -> P
     some seconds; it is not known for several processes, another kind of device, or more memory than is free.
 
     Raises ConfigError where neither the recipe nor a text says how large the vocabulary is, or where the
-    recipe does not fit together.
+    recipe does not fit together, or asks for what cannot be planned: FSDP in several processes.
     """
     timetable = Timetable(config)
     teams, left_over = divmod(processes, config.distributed.context)
@@ -111,6 +111,11 @@ def plan(config: Config, *, processes: int = 1, flops: float | None = None) -> P
         raise ConfigError(
             f"distributed.context is {config.distributed.context}, but {processes} processes, which "
             "are no multiple of that, are to share the work. Start as many, or leave it out."
+        )
+    if processes > 1 and config.distributed.strategy == "fsdp":
+        raise ConfigError(
+            'distributed.strategy is "fsdp", and what each process then takes cannot be planned. Set it to '
+            '"ddp", by --distributed.strategy=ddp, for what a process takes with the whole model: more.'
         )
     timetable.check_shares(teams)
     model = _planned(config)
