@@ -94,8 +94,8 @@ def logits(
 ) -> Float[Tensor, "batch time vocabulary"]:
     """Return the logits over some tokens of the model in a number format, or in its own.
 
-    Each part of a layer is read when its turn comes and forgotten afterwards, so that a model larger than the
-    memory runs too.
+    Each layer is read when its turn comes and forgotten afterwards, so that a model larger than the memory
+    runs too.
     """
     stored = stored.cast(dtype or stored.dtype)
     model = stored.empty().eval()
@@ -116,7 +116,7 @@ def logits(
     fill(model.head)  # the model asks it for its device and its dtype
     tuned, zero = stored.tuned_state, model.initial_state(len(tokens))
     start = tuned_state.as_state(tuned, stored.config, zero) if tuned else None
-    for part in (model.emb, *(part for block in model.layers for part in block.children()), model.ln_out):
+    for part in (model.emb, model.layers[0].ln0, *model.layers, model.ln_out):  # ln0 works before its layer
         part.register_forward_pre_hook(fill)
         part.register_forward_hook(forget)
     found: Tensor = model(tokens, start)[0]

@@ -36,6 +36,9 @@ def refuses(
     """Say why the compiled kernel cannot serve this call, or None."""
     if x.device.type not in ("cpu", "meta"):
         return f"it runs on the CPU, and the tensors are on {x.device}"
+    devices = {tensor.device for tensor in (x, weight, bias, shift, shares)}
+    if len(devices) > 1:
+        return f"its tensors are on several devices: {', '.join(sorted(map(str, devices)))}"
     if x.dtype not in _TYPES:
         return f"it takes x in float32 and bfloat16, got {x.dtype}"
     if type(x) is not Tensor:
