@@ -81,6 +81,17 @@ def test_a_stopped_run_goes_on_bit_for_bit(make_config: MakeConfig, dtype: str, 
     assert_same_run(config.run.folder, broken.run.folder)
 
 
+def test_a_validation_that_several_sessions_had_no_time_for_is_not_lost(make_config: MakeConfig) -> None:
+    config = make_config(max_steps=3, validate_every=1)
+    stopped = elsewhere(config, "stopped")
+    train(config)
+    assert train(stopped, stop=lambda: True).step == 1
+    again = train(stopped, resume=True, stop=lambda: True)
+    assert (again.step, again.interrupted) == (1, True)
+    train(stopped, resume=True)
+    assert_same_run(config.run.folder, stopped.run.folder)
+
+
 def test_a_killed_run_goes_on_from_its_last_snapshot(make_config: MakeConfig) -> None:
     class KilledError(Exception):
         pass

@@ -97,9 +97,10 @@ class Trainer:
         """
         every, samples_every = self.config.training.validate_every, self.config.samples.every
         with MetricsLog(self.folder.metrics if self.world.is_first else None, self.sinks) as log:
+            interrupted = False
             if self.position.step and self._is_due(every):
                 self._validate(log, stop)  # which may be what the session before had no time for
-            interrupted = False
+                interrupted = not self._is_measured() and stop()
             while self._share() < 1.0 and not interrupted:
                 done = self._step(log)
                 validation = self._validate(log, stop) if self._is_due(every) else None

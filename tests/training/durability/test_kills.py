@@ -150,7 +150,7 @@ def test_t7_a_run_told_to_stop_saves_within_a_step_and_ends_like_one_that_was_no
             assert said["late"] <= 1
             if not said["interrupted"]:
                 break
-            assert said["step"] > step
+            assert said["step"] >= step  # the same where the validation was all that it had time for
             step = said["step"]
             assert RunFolder(broken.folder).snapshots.steps()[-1] == step
             stopped += 1
