@@ -2,9 +2,9 @@
 
 Each generation learns the same stories by recipe.toml. A curve is the mean loss of each 10 steps and the loss
 on stories held back. How far an honest run may be from it is measured: the same run is taken with another
-number of threads, by other kernels, in bfloat16. A margin is three times the furthest that such a run was off
-until then, because differences grow: with RWKV-5 and 6 those of rounding reach 1e-2 within 60 steps. Another
-seed shows what the margins must stay below to tell anything.
+number of threads, by other kernels, in bfloat16. A margin is three times the furthest that any of them was
+off until then, because differences grow: with RWKV-5 and 6 those of rounding reach 1e-2 within 60 steps.
+Another seed shows what the margins must stay below to tell anything.
 """
 
 from __future__ import annotations
@@ -48,7 +48,15 @@ MODELS = {
 TEXT = stories(3000)
 TEXT_SHA256 = hashlib.sha256(TEXT.encode()).hexdigest()
 LEAST_MARGIN = 1e-4  # for processors whose sums were not measured
-TORCH_KERNELS = {"wkv4": "scan", "wkv6": "chunked", "wkv7": "chunked", "linear_cross_entropy": "torch"}
+TORCH_KERNELS = {
+    "wkv4": "scan",
+    "wkv6": "chunked",
+    "wkv7": "chunked",
+    "linear_cross_entropy": "torch",
+    "norm_mix": "reference",
+    "norm": "torch",
+    "adamw": "torch",
+}
 
 
 @dataclass(frozen=True)
@@ -93,28 +101,25 @@ def batched(losses: Sequence[float], size: int) -> list[Sequence[float]]:
 def _measured(model: str, data: Path, folder: Path) -> dict[str, Any]:
     """Draw the curve of a model, and measure how far it is from that of the same run taken otherwise."""
     curve = drawn(model, data, folder / "curve")
-    torch.set_num_threads(2)
-    two_threads = drawn(model, data, folder / "threads").distances(curve)
-    torch.set_num_threads(1)
-    with kernels.use(**TORCH_KERNELS):
-        torch_kernels = drawn(model, data, folder / "kernels").distances(curve)
-    bfloat16 = drawn(model, data, folder / "bfloat16", "--training.dtype=bfloat16").distances(curve)
-    another_seed = drawn(model, data, folder / "seed", "--run.seed=2").distances(curve)
-    rounding = [max(pair) for pair in zip(two_threads, torch_kernels, strict=True)]
-    measured = {
-        "two threads": two_threads,
-        "kernels of torch": torch_kernels,
-        "bfloat16": bfloat16,
-        "another seed": another_seed,
-    }
+    distances = {"another seed": drawn(model, data, folder / "seed", "--run.seed=2").distances(curve)}
+    furthest: dict[str, list[float]] = {}
+    for dtype in ("float32", "bfloat16"):
+        override = f"--training.dtype={dtype}"
+        distances[dtype] = drawn(model, data, folder / dtype, override).distances(curve)
+        torch.set_num_threads(2)
+        two_threads = drawn(model, data, folder / f"{dtype} threads", override)
+        distances[f"{dtype}, two threads"] = two_threads.distances(curve)
+        torch.set_num_threads(1)
+        with kernels.use(**TORCH_KERNELS):
+            torch_kernels = drawn(model, data, folder / f"{dtype} kernels", override)
+        distances[f"{dtype}, kernels of torch"] = torch_kernels.distances(curve)
+        ways = [measured for name, measured in distances.items() if name != "another seed"]
+        furthest[dtype] = [max(at_a_point) for at_a_point in zip(*ways, strict=True)]
     return {
         "points": [round(point, 6) for point in curve.points],
         "validation": round(curve.validation, 6),
-        "margins": {
-            "float32": margins(rounding),
-            "bfloat16": margins([max(pair) for pair in zip(rounding, bfloat16, strict=True)]),
-        },
-        "largest_distances": {name: rounded_up(max(distances)) for name, distances in measured.items()},
+        "margins": {dtype: margins(furthest[dtype]) for dtype in furthest},
+        "largest_distances": {name: rounded_up(max(distances[name])) for name in distances},
     }
 
 
