@@ -94,21 +94,24 @@ def logits(
 ) -> Float[Tensor, "batch time vocabulary"]:
     """Return the logits over some tokens of the model in a number format, or in its own.
 
-    Each layer is read when its turn comes and forgotten afterwards, so that a model larger than the memory
-    runs too.
+    Each part of a layer is read when its turn comes and forgotten afterwards, so that a model larger than the
+    memory runs too.
     """
     stored = stored.cast(dtype or stored.dtype)
     model = stored.empty().eval()
     names = {module: f"{name}." for name, module in model.named_modules()}
+    layers = set(model.layers)
 
     def fill(module: nn.Module, *_: object) -> None:
         prefix = names[module]
-        tensors = {
+        # A layer itself holds no more than its vectors: it asks its halves for their mixes before they run.
+        wanted = {
             name.removeprefix(prefix): weight.read()
             for name, weight in stored.weights.items()
             if name.startswith(prefix)
+            and not (module in layers and model.is_matrix(name, torch.Size(weight.shape)))
         }
-        module.load_state_dict(tensors, assign=True)
+        module.load_state_dict(wanted, assign=True, strict=module not in layers)
 
     def forget(module: nn.Module, *_: object) -> None:
         module.to("meta")
@@ -116,7 +119,9 @@ def logits(
     fill(model.head)  # the model asks it for its device and its dtype
     tuned, zero = stored.tuned_state, model.initial_state(len(tokens))
     start = tuned_state.as_state(tuned, stored.config, zero) if tuned else None
-    for part in (model.emb, model.layers[0].ln0, *model.layers, model.ln_out):  # ln0 works before its layer
+    for layer in model.layers:
+        layer.register_forward_pre_hook(fill)
+    for part in (model.emb, *(part for layer in model.layers for part in layer.children()), model.ln_out):
         part.register_forward_pre_hook(fill)
         part.register_forward_hook(forget)
     found: Tensor = model(tokens, start)[0]
