@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import Tensor
@@ -11,32 +7,13 @@ from torch import Tensor
 from receptance import kernels, native
 from receptance.errors import KernelError
 from receptance.kernels.adamw import Parameter, Rates
+from tests.kernels.ways import Way, native_ways
 
 RATES = Rates(learning_rate=3e-3, weight_decay=0.1, betas=(0.9, 0.99), epsilon=1e-8)
 STEPS = 20
 
-
-@dataclass(frozen=True)
-class Way:
-    """One way to step on this machine."""
-
-    implementation: str
-    level: str | None = None
-
-    def __str__(self) -> str:
-        return "-".join(filter(None, (self.implementation, self.level)))
-
-    @contextmanager
-    def use(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(kernels.use(adamw=self.implementation))
-            if self.level:
-                stack.enter_context(native.use_level(self.level))
-            yield
-
-
-NATIVE = [Way("native", level) for level in native.levels()]
-EVERY = [*NATIVE, Way("torch"), Way("reference")]
+NATIVE = native_ways("adamw")
+EVERY = [*NATIVE, Way("adamw", "torch"), Way("adamw", "reference")]
 
 
 def make_parameter(*shape: int, dtype: torch.dtype = torch.float32) -> Parameter:
@@ -94,7 +71,7 @@ def test_masters_and_moments_are_those_of_the_formula_in_float64(
     assert float(parameter.step) == STEPS
 
 
-@pytest.mark.parametrize("way", [*NATIVE, Way("reference")], ids=str)
+@pytest.mark.parametrize("way", [*NATIVE, Way("adamw", "reference")], ids=str)
 def test_it_is_the_adamw_of_torch(way: Way) -> None:
     ours = stepped(way, make_parameter(40, 50))
     theirs = make_parameter(40, 50).master.requires_grad_()

@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,36 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from receptance import kernels, native
+from receptance import kernels
 from receptance.errors import ConfigError, KernelError
 from receptance.kernels import cross_entropy, cross_entropy_autograd
 from receptance.kernels.cross_entropy import IGNORED
+from tests.kernels.ways import Way, native_ways
 
 # Largest difference allowed from the reference in float64, relative to the largest entry of the tensor.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5}
 
-
-@dataclass(frozen=True)
-class Way:
-    """One way to compute the loss on this machine."""
-
-    implementation: str
-    level: str | None = None
-
-    def __str__(self) -> str:
-        return "-".join(filter(None, (self.implementation, self.level)))
-
-    @contextmanager
-    def use(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(kernels.use(linear_cross_entropy=self.implementation))
-            if self.level:
-                stack.enter_context(native.use_level(self.level))
-            yield
-
-
-FAST = [*(Way("native", level) for level in native.levels()), Way("torch")]
-EVERY = [*FAST, Way("reference")]
+FAST = [*native_ways("linear_cross_entropy"), Way("linear_cross_entropy", "torch")]
+EVERY = [*FAST, Way("linear_cross_entropy", "reference")]
 
 
 def make_inputs(
@@ -104,7 +81,9 @@ def test_losses_and_gradients_are_those_of_float64(
     way: Way, tokens: int, vocabulary: int, penalties: tuple[float, float]
 ) -> None:
     hidden, weight, targets = make_inputs(tokens, vocabulary, 5)
-    expected = run(Way("reference"), hidden.double(), weight.double(), targets, *penalties)
+    expected = run(
+        Way("linear_cross_entropy", "reference"), hidden.double(), weight.double(), targets, *penalties
+    )
     assert_near(run(way, hidden, weight, targets, *penalties), expected, 3e-5)
     if way.implementation == "torch":
         actual = run(way, hidden.double(), weight.double(), targets, *penalties)
@@ -126,7 +105,7 @@ def test_ignored_targets_count_for_nothing(
         assert not any(bool(x.any()) for x in actual)  # and none is NaN
         return
     kept = hidden[~is_ignored].double(), weight.double(), targets[~is_ignored]
-    expected = run(Way("reference"), *kept, 0.1)
+    expected = run(Way("linear_cross_entropy", "reference"), *kept, 0.1)
     expected[2] = torch.zeros_like(hidden, dtype=torch.float64).index_put((~is_ignored,), expected[2])
     assert_near(actual, expected, TOLERANCES[torch.float32])
 
@@ -169,7 +148,7 @@ def test_large_logits_do_not_overflow(way: Way) -> None:
     hidden = torch.tensor([[3e4], [-3e4], [1.0]])
     weight = torch.tensor([[1.0], [-1.0], [0.5], [0.0]])
     targets = torch.tensor([0, 0, 3])
-    expected = run(Way("reference"), hidden.double(), weight.double(), targets, 0.0)
+    expected = run(Way("linear_cross_entropy", "reference"), hidden.double(), weight.double(), targets, 0.0)
     assert_near(run(way, hidden, weight, targets, 0.0), expected, TOLERANCES[torch.float32])
 
 
@@ -230,7 +209,7 @@ def test_shapes_and_dtypes_that_do_not_fit_are_named() -> None:
 
 def test_the_gradient_goes_only_where_it_is_wanted() -> None:
     hidden, weight, targets = make_inputs(5, 20)
-    expected = run(Way("torch"), hidden, weight, targets, 0.1, scale=1.0)
+    expected = run(Way("linear_cross_entropy", "torch"), hidden, weight, targets, 0.1, scale=1.0)
     for index, leaf in enumerate((hidden, weight)):
         leaf.requires_grad_()
         loss, nll = kernels.linear_cross_entropy(hidden, weight, targets, 0.1, 0.01)

@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,33 +9,14 @@ from torch import Tensor
 
 from receptance import kernels, native
 from receptance.errors import ConfigError, KernelError
+from tests.kernels.ways import Way, native_ways
 
 # Largest difference allowed from the reference in float64, relative to the largest entry of the tensor.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 0.02}
 EPSILON = 1e-5
 
-
-@dataclass(frozen=True)
-class Way:
-    """One way to compute it on this machine."""
-
-    implementation: str
-    level: str | None = None
-
-    def __str__(self) -> str:
-        return "-".join(filter(None, (self.implementation, self.level)))
-
-    @contextmanager
-    def use(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(kernels.use(norm_mix=self.implementation))
-            if self.level:
-                stack.enter_context(native.use_level(self.level))
-            yield
-
-
-NATIVE = [Way("native", level) for level in native.levels()]
-EVERY = [*NATIVE, Way("reference")]
+NATIVE = native_ways("norm_mix")
+EVERY = [*NATIVE, Way("norm_mix", "reference")]
 
 
 def make_inputs(
@@ -105,7 +82,7 @@ def test_outputs_and_gradients_are_those_of_float64(
     way: Way, dtype: torch.dtype, batch: int, time: int, channel: int, mixes: int
 ) -> None:
     inputs = make_inputs(batch, time, channel, mixes, dtype)
-    expected = run(Way("reference"), [tensor.double() for tensor in inputs])
+    expected = run(Way("norm_mix", "reference"), [tensor.double() for tensor in inputs])
     assert_near(run(way, inputs), expected, TOLERANCES[dtype])
 
 
@@ -113,7 +90,7 @@ def test_outputs_and_gradients_are_those_of_float64(
 @pytest.mark.parametrize("used", [[0], [1], [2, 3], [0, 3]])
 def test_outputs_that_are_not_used_have_no_gradient(way: Way, used: list[int]) -> None:
     inputs = make_inputs(2, 40, 24, 3)
-    expected = run(Way("reference"), [tensor.double() for tensor in inputs], used)
+    expected = run(Way("norm_mix", "reference"), [tensor.double() for tensor in inputs], used)
     assert_near(run(way, inputs, used), expected, TOLERANCES[torch.float32])
 
 
@@ -156,7 +133,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 def test_inputs_may_be_strided_and_parameters_in_16_bits(way: Way) -> None:
     x, weight, bias, shift, shares = make_inputs(4, 40, 32, 2, torch.bfloat16)
     inputs = [x[::2], weight.bfloat16(), bias.bfloat16(), shift[::2], shares.bfloat16()]
-    expected = run(Way("reference"), [tensor.double() for tensor in inputs])
+    expected = run(Way("norm_mix", "reference"), [tensor.double() for tensor in inputs])
     assert_near(run(way, inputs), expected, TOLERANCES[torch.bfloat16])
 
 

@@ -1,0 +1,34 @@
+"""How an operator can be computed on this machine: by an implementation, a compiled one at some level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from receptance import kernels, native
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to compute an operator on this machine."""
+
+    operator: str
+    implementation: str
+    level: str | None = None
+
+    def __str__(self) -> str:
+        return "-".join(filter(None, (self.implementation, self.level)))
+
+    @contextmanager
+    def use(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(kernels.use(**{self.operator: self.implementation}))
+            if self.level:
+                stack.enter_context(native.use_level(self.level))
+            yield
+
+
+def native_ways(operator: str) -> list[Way]:
+    """Return the compiled implementation at every level that this machine runs."""
+    return [Way(operator, "native", level) for level in native.levels()]
