@@ -72,8 +72,9 @@ def prepare(
 
     Each text file is a document, and so is each object of JSON lines or of a JSON array (.jsonl, .ndjson,
     .json) and each row of .parquet and of datasets of the hub (hf:ORG/NAME:SUBSET@SPLIT); .gz, .xz, .bz2 and
-    .zst are unpacked. Rows with messages are conversations, and those with an instruction and an output, or a
-    prompt and a completion, become some: a model reads them whole and learns the answers.
+    .zst are unpacked, and a .zip is read as a folder. Rows with messages are conversations, and those with an
+    instruction and an output, or a prompt and a completion, become some: a model reads them whole and learns
+    the answers.
 
     What is held back for validation follows from the text of each document; of fewer than 20 texts, each
     gives its last part. Stopped at any moment, even killed, the same command goes on where it was.

@@ -2,8 +2,8 @@
 
 The name of a file decides how it is read. `.jsonl`, `.ndjson` and `.json` hold one JSON object a line, each
 a document (`.json` may also be one array of them), `.parquet` a row each; any other file is one document.
-Before that, `.gz`, `.xz`, `.bz2` and `.zst` are unpacked. What a row may be, `data/rows.py` says; what begins
-with `hf:` is a dataset, see `data/tables.py`.
+Before that, `.gz`, `.xz`, `.bz2` and `.zst` are unpacked, and a `.zip` is read as the folder that is in it.
+What a row may be, `data/rows.py` says; what begins with `hf:` is a dataset, see `data/tables.py`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Literal, cast
 
+from receptance.data.archive import Archive, is_archive
 from receptance.data.chunks import Chunk, DocumentReader, Errors
 from receptance.data.document import Document
 from receptance.data.rows import CONVERSATIONS, PAIRS
@@ -33,14 +35,25 @@ STANDARD_INPUT = "-"
 STANDARD_INPUT_IN_MEMORY = 2**26  # bytes; more goes to a temporary file
 
 
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """A file to read, or a member of an archive, which is open while it is read."""
+
+    path: str
+    source: int  # its number
+    archive: Archive | None = None
+    name: str = ""  # in the archive
+
+
 class Sources:
     """The documents of files and folders, in a fixed order, as often as they are iterated over.
 
     A folder is searched recursively, in alphabetical order, for the files whose name (or path within the
     folder) matches one of the `include` globs; without any, for `.txt`, JSON lines and Parquet. Files and
-    folders that match one of the `exclude` globs are left out, and so is what begins with a dot. Files named
-    directly are always read. The source "-" is the stream `standard_input`: JSON lines where its first line
-    is an object, else one document. A folder `leave_out` is never searched.
+    folders that match one of the `exclude` globs are left out, and so is what begins with a dot. A zip file
+    is such a folder. Files named directly are always read, also where they are packed alone in a zip file.
+    The source "-" is the stream `standard_input`: JSON lines where its first line is an object, else one
+    document. A folder `leave_out` is never searched.
 
     For `text_field` and `errors` see `DocumentReader`. Documents without text are left out. What was left out
     is counted in `empty` and `undecodable`, of the latest iteration.
@@ -96,43 +109,73 @@ class Sources:
 
     def chunks(self) -> Iterator[tuple[int, Chunk]]:
         """Yield (number of the source, part of it) in order; a part is small, or one long document."""
-        for number, path in self._numbered_files():
-            if is_table(path):
-                with named(path):
-                    yield from ((number, chunk) for chunk in _table(path))
+        for file in self._files():
+            if is_table(file.path):
+                with named(file.path):
+                    yield from ((file.source, chunk) for chunk in _table(file.path))
             else:
-                yield from ((number, chunk) for chunk in self._read(path))
+                yield from ((file.source, chunk) for chunk in self._read(file))
 
     def bytes_to_read(self) -> int:
         """Return the bytes that all files have on the disk."""
-        return sum(self._size(path) for path in self.files())
+        return sum(map(self._size, self._files()))
 
-    def _size(self, path: str) -> int:
-        if path == STANDARD_INPUT and self._standard_input:
+    def _size(self, file: _File) -> int:
+        if file.archive is not None:
+            return file.archive.packed_size(file.name)
+        if file.path == STANDARD_INPUT and self._standard_input:
             return self._standard_input.seek(0, os.SEEK_END)
-        return size_of(path) if is_table(path) else Path(path).stat().st_size
+        return size_of(file.path) if is_table(file.path) else Path(file.path).stat().st_size
 
     def files(self) -> Iterator[str]:
         """Yield the paths of all files in the order in which they are read.
 
         Raises DataError for a path that does not exist, and for a folder without a file to read.
         """
-        return (path for _, path in self._numbered_files())
+        return (file.path for file in self._files())
 
-    def _numbered_files(self) -> Iterator[tuple[int, str]]:
+    def _files(self) -> Iterator[_File]:
         for number, path in enumerate(self.paths):
-            if path == STANDARD_INPUT or path.startswith(DATASET) or Path(path).is_file():
-                yield number, path
+            if path == STANDARD_INPUT or path.startswith(DATASET):
+                yield _File(path=path, source=number)
+            elif Path(path).is_file():
+                file = _File(path=path, source=number)
+                yield from self._unpacked(path, number) if is_archive(path) else (file,)
             elif Path(path).is_dir():
-                yield from ((number, file) for file in self._search(Path(path)))
+                yield from self._chosen(path, self._search(Path(path), number))
             elif Path(path).exists():
                 raise DataError(f'{path} is neither a file nor a folder. Pipe it in, with "-" as the source.')
             else:
                 raise DataError(f"{path}: no such file or folder.")
 
-    def _search(self, folder: Path) -> Iterator[str]:
+    def _unpacked(self, path: str, number: int) -> Iterator[_File]:
+        """Yield the files to read of an archive that was named directly."""
+        members = self._members(path, Path(), number)
+        if sum(1 for _ in self._members(path, Path(), number)) == 1:
+            yield from (file for _, file in members)
+        else:
+            yield from self._chosen(path, members)
+
+    def _chosen(self, place: str, files: Iterable[tuple[Path, _File]]) -> Iterator[_File]:
+        """Yield the files whose names, or paths within a folder or archive, are those of texts."""
         found = 0
         passed_over: Counter[str] = Counter()
+        for inside, file in files:
+            if self._is_included(inside):
+                found += 1
+                yield file
+            else:
+                passed_over[inside.suffix or "no suffix"] += 1
+        if not found:
+            wanted = ", ".join(self.include) or f".txt, {', '.join(JSON_LINES)}, {PARQUET}"
+            others = ", ".join(f"{count} with {suffix}" for suffix, count in passed_over.most_common(5))
+            raise DataError(
+                f"{place} has no file to read: wanted {wanted}; found {others or 'none'}. "
+                'Say which files hold text, for instance --include "*.md".'
+            )
+
+    def _search(self, folder: Path, number: int) -> Iterator[tuple[Path, _File]]:
+        """Yield the files in a folder, and in its archives, with their paths within it."""
         for root, folders, names in _walk(folder):
             inside = Path(root).relative_to(folder)
             folders[:] = sorted(
@@ -142,20 +185,24 @@ class Sources:
                 and (self._leave_out is None or Path(root, name).resolve() != self._leave_out)
             )
             for name in sorted(names):
-                if not self._is_wanted(inside / name) or not Path(root, name).is_file():
+                path = Path(root, name)
+                if not self._is_wanted(inside / name) or not path.is_file():
                     continue
-                if self._is_included(inside / name):
-                    found += 1
-                    yield str(Path(root, name))
+                if is_archive(name):
+                    yield from self._members(str(path), inside / name, number)
                 else:
-                    passed_over[Path(name).suffix or "no suffix"] += 1
-        if not found:
-            wanted = ", ".join(self.include) or f".txt, {', '.join(JSON_LINES)}, {PARQUET}"
-            others = ", ".join(f"{count} with {suffix}" for suffix, count in passed_over.most_common(5))
-            raise DataError(
-                f"{folder} has no file to read: wanted {wanted}; found {others or 'none'}. "
-                'Say which files hold text, for instance --include "*.md".'
-            )
+                    yield inside / name, _File(path=str(path), source=number)
+
+    def _members(self, path: str, inside: Path, number: int) -> Iterator[tuple[Path, _File]]:
+        """Yield the files in an archive, which lies at `inside`."""
+        with Archive(path) as archive:
+            for name in archive.names:
+                place = Path(name)
+                if all(self._is_wanted(inside / part) for part in (place, *place.parents[:-1])):
+                    yield (
+                        inside / name,
+                        _File(path=f"{path}/{name}", source=number, archive=archive, name=name),
+                    )
 
     def _is_wanted(self, path: Path) -> bool:
         return not path.name.startswith(".") and not any(_matches(path, pattern) for pattern in self.exclude)
@@ -165,29 +212,36 @@ class Sources:
             return any(_matches(path, pattern) for pattern in self.include)
         return _kind(path.name) in (".txt", *JSON_LINES, PARQUET)
 
-    def _read(self, path: str) -> Iterator[Chunk]:
+    def _read(self, file: _File) -> Iterator[Chunk]:
         """Yield the chunks of a file that is no table."""
+        path, size = file.path, self._size(file)
         with named(path), ExitStack() as stack:
-            if path == STANDARD_INPUT and self._standard_input:
-                packed = stream = self._standard_input
-                packed.seek(0)
-            else:
-                packed = stack.enter_context(Path(path).open("rb"))
-                stream = stack.enter_context(unpacked(path, packed))
-            limit = Limit(path, size=self._size(path), is_packed=is_packed(path))
-            packed.seek(0)
+            packed = stack.enter_context(self._open(file))
+            stream = stack.enter_context(unpacked(path, packed)) if is_packed(path) else packed
+            limit = Limit(path, size=size, is_packed=is_packed(path) or file.archive is not None)
             kind = self._kind_of(path, stream)
             before = position = 0
             if kind != "lines":
                 data = whole(stream, limit)
-                yield Chunk(path=path, kind=kind, size=self._size(path), data=data)
+                yield Chunk(path=path, kind=kind, size=size, data=data)
                 return
             for first, data in whole_lines(stream, limit):
                 now = packed.tell()
+                if file.archive is not None:
+                    now = now * size // max(1, file.archive.size(file.name))
                 yield Chunk(
                     path=path, kind=kind, size=now - before, data=data, position=position, first=first
                 )
                 before, position = now, position + len(data)
+
+    def _open(self, file: _File) -> AbstractContextManager[IO[bytes]]:
+        """Return the bytes of a file, still packed where its name says so."""
+        if file.archive is not None:
+            return file.archive.open(file.name)
+        if file.path == STANDARD_INPUT and self._standard_input:
+            self._standard_input.seek(0)
+            return nullcontext(self._standard_input)
+        return Path(file.path).open("rb")
 
     def _kind_of(self, path: str, stream: IO[bytes]) -> Literal["text", "lines", "array"]:
         """Say what a file holds, and rewind it."""

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import functools
 import importlib
+import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from receptance.data.archive import Archive, member_of
 from receptance.data.rows import FIELDS
-from receptance.data.unpacking import UNPACKED_BYTES, UNPACKED_RATIO
+from receptance.data.unpacking import UNPACKED_BYTES, UNPACKED_RATIO, Limit, named, whole
 from receptance.errors import DataError
 
 PARQUET = ".parquet"
@@ -51,13 +53,21 @@ def version_of(path: str) -> str:
     """Return what changes when the table does."""
     if path.startswith(DATASET):
         return str(_dataset(path)._fingerprint)
+    if member := member_of(path):
+        with Archive(member[0]) as archive:
+            return archive.version(member[1])
     status = Path(path).stat()
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def size_of(path: str) -> int:
     """Return the bytes of a table as it lies on the disk; of a dataset, in its cache."""
-    return int(_dataset(path).data.nbytes) if path.startswith(DATASET) else Path(path).stat().st_size
+    if path.startswith(DATASET):
+        return int(_dataset(path).data.nbytes)
+    if member := member_of(path):
+        with Archive(member[0]) as archive:
+            return archive.packed_size(member[1])
+    return Path(path).stat().st_size
 
 
 def rows_of(path: str, first: int, count: int, text_field: str) -> Iterator[dict[str, Any]]:
@@ -111,10 +121,18 @@ def _parquet_parts(file: Any, path: str) -> Iterator[tuple[int, int, int, int]]:
 
 def _parquet(path: str) -> Any:  # pyarrow has no types
     parquet = _imported("pyarrow.parquet", path, "pyarrow", "parquet")
+    member = member_of(path)
+    file = path if member is None else io.BytesIO(_unpacked(*member))
     try:
-        return parquet.ParquetFile(path, page_checksum_verification=True)
+        return parquet.ParquetFile(file, page_checksum_verification=True)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}.") from error
+
+
+def _unpacked(path: str, name: str) -> bytes:
+    """Return a member of an archive: Parquet is not read from its beginning to its end."""
+    with named(f"{path}/{name}"), Archive(path) as archive, archive.open(name) as stream:
+        return whole(stream, Limit(f"{path}/{name}", size=archive.packed_size(name), is_packed=True))
 
 
 @functools.lru_cache(maxsize=4)

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import importlib
 import lzma
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,7 +103,7 @@ def named(path: str) -> Iterator[None]:
     """Put the name of the file before whatever goes wrong while it is read."""
     try:
         yield
-    except (OSError, EOFError, MemoryError, lzma.LZMAError, zlib.error) as error:
+    except (OSError, EOFError, MemoryError, lzma.LZMAError, zlib.error, zipfile.BadZipFile) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         reason = reason or "the memory does not suffice"
         raise DataError(f"{path}: cannot be read: {reason}.") from error
