@@ -15,7 +15,7 @@ help:  ## Show this list
 demo: $(VENV)/installed  ## Train a small RWKV-4 on real text, then let it write (about 4 minutes)
 	DEMO=$(DEMO) BIN=$(BIN) ./recipes/demo.sh
 
-reproduce: $(VENV)/installed-reproduction  ## Show the paper's claims at a small scale, and report (20 to 30 minutes)
+reproduce: $(VENV)/installed-reproduction  ## Show the paper's claims at a small scale, and report (20 minutes)
 	$(BIN)/python -m reproduction --scale tiny
 
 test: $(VENV)/installed-dev  ## Run the tests (about ten minutes on two cores)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from math import log
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from reproduction.command import main
 from reproduction.notebook import Notebook
 from reproduction.pictures import GPT, LSTM, RWKV, smooth
 from reproduction.plan import cost
+from reproduction.rates import at_best_rate
 from reproduction.text import corpus
 from reproduction.training import Budget, fresh, from_windows, num_parameters, train, validation_nats
 
@@ -29,15 +31,15 @@ class Settings:
     layers: int = 4
     channels: int = 96
     budget: Budget
+    trial: float = 0.2  # of the steps, to find the rate; 1: all of them
     validation_tokens: int = 100_000
 
 
 def measure(notebook: Notebook, settings: Settings) -> Data:
-    """Train each model on the same bytes."""
-    budget = settings.budget
-    text = corpus(notebook.texts, budget.context)
+    """Train each model on the same bytes, at the rate that suits it."""
+    text = corpus(notebook.texts, settings.budget.context)
 
-    def trained(kind: str) -> Data:
+    def trained(kind: str, budget: Budget) -> Data:
         model = fresh(
             kind,
             layers=settings.layers,
@@ -51,7 +53,10 @@ def measure(notebook: Notebook, settings: Settings) -> Data:
         nats = validation_nats(model, text.validation, settings.validation_tokens, 8, notebook.device)
         return {"parameters": num_parameters(model), "bits": nats / log(2), "tokens": budget.tokens, **curve}
 
-    return {kind: notebook.once(kind, lambda kind=kind: trained(kind)) for kind in COLOURS}
+    return {
+        kind: at_best_rate(notebook, kind, settings.budget, partial(trained, kind), "bits", settings.trial)
+        for kind in COLOURS
+    }
 
 
 def judge(data: Data) -> list[Check]:
@@ -75,7 +80,10 @@ def draw(figure: Figure, data: Data) -> None:
     for kind, found in data.items():
         losses = smooth(found["losses"])
         step = found["tokens"] / len(losses) / 1000
-        label = f"{kind}, {found['parameters'] / 1000:,.0f} thousand parameters: {found['bits']:.3f} held out"
+        label = (
+            f"{kind}, {found['parameters'] / 1000:,.0f} thousand parameters, "
+            f"rate {found['learning_rate']:.2g}: {found['bits']:.3f} held out"
+        )
         axes.plot(
             [step * (i + 1) for i in range(len(losses))],
             [x / log(2) for x in losses],
@@ -102,7 +110,7 @@ CLAIM = Claim(
     says="Text byte by byte is modelled nearly as well as by a transformer of equal size",
     where="(table 5)",
     settings={
-        "tiny": Settings(budget=Budget(steps=200, batch=8, context=256)),
+        "tiny": Settings(budget=Budget(steps=150, batch=8, context=256, learning_rate=1e-2), trial=1),
         "cpu": Settings(
             layers=6, channels=256, budget=Budget(steps=4000, batch=16, context=512, learning_rate=1.5e-3)
         ),

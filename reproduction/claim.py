@@ -27,6 +27,10 @@ Data = dict[str, Any]  # Any: what JSON holds
 Settings = Any  # a frozen dataclass of the claim's own
 
 
+class NotAtHandError(Exception):
+    """What a claim is measured with is not on this machine; the text says what."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """One thing that a claim says, and what was found."""
@@ -50,3 +54,4 @@ class Claim:
     draw: Callable[[Figure, Data], None]
     plan: Callable[[], str]  # the paper's scale, with what it costs
     notes: str = ""  # what to know when reading the figures
+    is_timed: bool = False  # it measures time or memory of the machine, so nothing may run beside it

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from receptance.errors import ConfigError, ReceptanceError
-from reproduction.claim import SCALES, Claim
+from reproduction.claim import SCALES, Claim, NotAtHandError
 from reproduction.notebook import Notebook
 from reproduction.pictures import save_picture
 from reproduction.record import FOLDER, Record, versions
@@ -61,8 +61,12 @@ def reproduce(claim: Claim, arguments: argparse.Namespace) -> Record:
             claim=claim.name, scale="paper", command=command_of(claim, arguments), plan=claim.plan()
         )
     else:
-        record = _measured(claim, arguments)
-        save_picture(claim, record, arguments.results)
+        try:
+            record = _measured(claim, arguments)
+            save_picture(claim, record, arguments.results)
+        except NotAtHandError as error:
+            command = command_of(claim, arguments)
+            record = Record(claim=claim.name, scale=arguments.scale, command=command, missing=str(error))
     record.save(arguments.results)
     write_report(arguments.results)
     return record
@@ -109,5 +113,7 @@ def show(record: Record) -> None:
     """Print what came out."""
     if record.plan:
         print(record.plan)
+    if record.missing:
+        print(f"not measured: {record.missing}")
     for check in record.checks:
         print(f"{'holds' if check.holds else 'DOES NOT HOLD'}: {check.states}: {check.ours}")

@@ -190,6 +190,7 @@ CLAIM = Claim(
     judge=judge,
     draw=draw,
     plan=plan,
+    is_timed=True,
     notes=(
         "The row of RWKV counts its operator alone, as the paper does: the matrices around it cost T·d² in "
         "every model. Attention reads in parallel here, without a cache."

@@ -306,6 +306,7 @@ CLAIM = Claim(
     judge=judge,
     draw=draw,
     plan=plan,
+    is_timed=True,
     notes=(
         "Weights are in bfloat16. On a CPU RWKV-4 runs in the native runtime and Pythia in transformers, so "
         "the distance between the two is of the programs too; the growth is of the architectures."

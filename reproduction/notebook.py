@@ -48,7 +48,7 @@ class Notebook:
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic.write_text(file, json.dumps({"basis": basis, "seconds": seconds, "value": value}))
         self.seconds += seconds
-        print(f"  {part}: {seconds:.1f} s", file=sys.stderr, flush=True)
+        print(f"  {self.folder.name} {part}: {seconds:.1f} s", file=sys.stderr, flush=True)
         return json.loads(json.dumps(value))
 
     def forget(self) -> None:

@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What came out, and how to get it again. With a `failure` nothing else did."""
+    """What came out, and how to get it again. Nothing did with a `failure`, or if something is `missing`."""
 
     claim: str
     scale: str
@@ -30,6 +30,7 @@ class Record:
     data: Data = field(default_factory=dict)
     plan: str = ""
     failure: str = ""
+    missing: str = ""  # what it is measured with and this machine does not have
 
     def save(self, folder: Path) -> None:
         """Write the record where `records` finds it."""

@@ -1,8 +1,8 @@
 """Loss as a power of the compute, beside a GPT of equal size: `python -m reproduction.scaling_law`.
 
-Each model is trained to the end of a schedule of its own. The law is fitted to the models that no other one
-beats with as little compute, first to all of them, then to those below a tenth of the largest compute, which
-say what the others should come to.
+Each model is trained to the end of a schedule of its own, at the best of three rates of learning. The law
+is fitted to the models that no other one beats with as little compute, first to all of them, then to those
+below a tenth of the largest compute, which say what the others should come to.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import exp, log
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,9 @@ from reproduction.command import main
 from reproduction.notebook import Notebook
 from reproduction.pictures import GPT, RWKV
 from reproduction.plan import cost
+from reproduction.rates import at_best_rate
 from reproduction.text import corpus
-from reproduction.training import Budget, fresh, from_windows, train, validation_nats
+from reproduction.training import Budget, fresh, from_windows, num_parameters, train, validation_nats
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,9 +34,10 @@ COLOURS = {"RWKV-4": RWKV, "GPT": GPT}
 class Settings:
     """Sizes (layers and channels) by numbers of steps, each pair a model."""
 
-    sizes: tuple[tuple[int, int], ...] = ((2, 16), (2, 32), (3, 48), (3, 64))
+    sizes: tuple[tuple[int, int], ...] = ((2, 16), (2, 32), (3, 48), (4, 64))
     steps: tuple[int, ...] = (200, 400, 800)
     budget: Budget
+    trial: float = 0.2  # of the steps, to find the rate; 1: all of them
     tokenizer: str = "bytes"
     validation_tokens: int = 50_000
 
@@ -47,6 +50,7 @@ class Point:
     tokens: int
     flops: float  # of training: 6 a number of a matrix and token, embedding and attention's own not counted
     nats: float  # of validation, a token
+    learning_rate: float = 0.0  # the best of those that were tried
 
 
 def measure(notebook: Notebook, settings: Settings) -> Data:
@@ -56,8 +60,7 @@ def measure(notebook: Notebook, settings: Settings) -> Data:
     validation = text.validation
     assert validation is not None  # a part of the text was held back
 
-    def point(kind: str, size: tuple[int, int], steps: int) -> Data:
-        budget = replace(settings.budget, steps=steps)
+    def point(kind: str, size: tuple[int, int], budget: Budget) -> Data:
         model = fresh(
             kind,
             layers=size[0],
@@ -69,14 +72,17 @@ def measure(notebook: Notebook, settings: Settings) -> Data:
         train(model, from_windows(text.training[budget.context], budget, notebook.device), budget)
         nats = validation_nats(model, validation, settings.validation_tokens, 16, notebook.device)
         matrices = 13 * size[1] ** 2 * size[0] + vocabulary * size[1]
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        return asdict(Point(parameters, budget.tokens, 6.0 * matrices * budget.tokens, nats))
+        return asdict(Point(num_parameters(model), budget.tokens, 6.0 * matrices * budget.tokens, nats))
 
     return {
         kind: [
-            notebook.once(
-                f"{kind}-{size[0]}x{size[1]}-{steps}",
-                lambda kind=kind, size=size, steps=steps: point(kind, size, steps),
+            at_best_rate(
+                notebook,
+                f"{kind}-{size[0]}x{size[1]}",
+                replace(settings.budget, steps=steps),
+                partial(point, kind, size),
+                "nats",
+                settings.trial,
             )
             for size in settings.sizes
             for steps in settings.steps
@@ -200,7 +206,7 @@ CLAIM = Claim(
     says="Loss falls as a power of the compute",
     where="(section 4.2, figure 4)",
     settings={
-        "tiny": Settings(budget=Budget(steps=0, batch=4, context=128)),
+        "tiny": Settings(budget=Budget(steps=0, batch=4, context=128, learning_rate=1e-2), trial=1),
         "cpu": Settings(
             sizes=((2, 32), (3, 64), (4, 96), (6, 128), (6, 192)),
             steps=(500, 1000, 2000, 4000),
@@ -220,7 +226,8 @@ CLAIM = Claim(
     plan=plan,
     notes=(
         "Compute counts six operations for each number of a matrix and each token, as the paper does; what "
-        "attention multiplies among tokens is left out, in favour of the GPT."
+        "attention multiplies among tokens is left out, in favour of the GPT. Each model has the best of "
+        "three rates of learning, and neither kind weight decay or dropout; the GPT starts as Pythia did."
     ),
 )
 

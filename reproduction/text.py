@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sysconfig
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from tempfile import mkdtemp
 
 from receptance import data
 from receptance.training.config import DataConfig
@@ -35,13 +38,25 @@ def corpus(texts: Sequence[Path], context: int, tokenizer: str = "bytes", seed: 
     identity = sha256("\n".join([tokenizer, *sources]).encode()).hexdigest()[:8]
     folder = FOLDER / f"{tokenizer.replace(':', '-')}-{identity}"
     if not (folder / "data.json").is_file():
+        _prepare(sources, folder, tokenizer, are_own=not texts)
+    return open_corpus(DataConfig(folder=folder, context=context), seed)
+
+
+def _prepare(sources: Sequence[str], folder: Path, tokenizer: str, are_own: bool) -> None:
+    """Tokenise into a folder that appears whole: another claim may want the same text at the same time."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    ours = Path(mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
         data.prepare(
             sources,
-            folder,
+            ours,
             tokenizer=tokenizer,
-            include=() if texts else ("*.py",),
-            exclude=() if texts else LEFT_OUT,
-            errors="strict" if texts else "skip",
+            include=("*.py",) if are_own else (),
+            exclude=LEFT_OUT if are_own else (),
+            errors="skip" if are_own else "strict",
             validation_fraction=VALIDATION,
         )
-    return open_corpus(DataConfig(folder=folder, context=context), seed)
+        with suppress(OSError):  # where the other one was first
+            ours.rename(folder)
+    finally:
+        shutil.rmtree(ours, ignore_errors=True)

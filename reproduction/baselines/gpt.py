@@ -26,6 +26,21 @@ class GPT(nn.Module):
             )
         )
         self.head: nn.Linear = self.model.get_output_embeddings()
+        self._start(layers, channels)
+
+    @torch.no_grad()
+    def _start(self, layers: int, channels: int) -> None:
+        """Draw the matrices as Pythia's were; those of transformers, N(0, 0.02), are for wide models.
+
+        Small init (arxiv.org/abs/1910.05895), and 2 / (layers √channels) for what goes back to the stream:
+        `init_method: small_init` and `output_layer_init_method: wang_init` of GPT-NeoX.
+        """
+        for name, parameter in self.model.named_parameters():
+            if parameter.ndim == 2:
+                goes_back = name.endswith(("attention.dense.weight", "mlp.dense_4h_to_h.weight"))
+                nn.init.normal_(
+                    parameter, std=2 / (layers * channels**0.5) if goes_back else (2 / (5 * channels)) ** 0.5
+                )
 
     def features(self, tokens: Tensor) -> tuple[Tensor, None]:
         """Return what the head reads, `[batch, time, channel]`."""

@@ -14,7 +14,16 @@ from reproduction.claim import Settings
 from reproduction.notebook import Notebook
 from reproduction.training import Budget, fresh
 
-from reproduction import causal_tracing, claims, context_length, decay_spectra, prompt_order, scaling_law
+from reproduction import (
+    causal_tracing,
+    claims,
+    context_length,
+    decay_spectra,
+    long_range,
+    prompt_order,
+    scaling_law,
+    zero_shot,
+)
 from tests.models.examples import example
 
 SMALLEST: dict[str, dict[str, Any]] = {
@@ -37,6 +46,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "prompt_order": {"questions": 10},
     "causal_tracing": {"questions": 10, "traced": 4},
     "long_range": {"questions": 10},
+    "zero_shot": {"tasks": ("lambada", "piqa"), "limit": 2},
 }
 SMALL = {"layers": 2, "channels": 16, "validation_tokens": 2000}
 
@@ -63,10 +73,16 @@ def texts(tmp_path: Path) -> list[Path]:
 
 @pytest.mark.parametrize("name", claims.NAMES)
 def test_a_claim_measures_judges_and_draws(
-    name: str, texts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    texts: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     claim, settings = claims.claim(name), smallest(name)
+    if name == "zero_shot":
+        request.getfixturevalue("shared")
     data = claim.measure(Notebook(tmp_path / "parts", settings, texts=texts), settings)
     assert json.loads(json.dumps(data)) == data
     assert all(check.states and check.ours for check in claim.judge(data))
@@ -157,6 +173,36 @@ def test_drawn_expressions_have_the_value_that_they_are_said_to_have() -> None:
             operation, *arguments = inner.strip("]").split()
             text = text.replace(inner, str(OPERATIONS[operation]([int(x) for x in arguments])), 1)
         assert int(text) == value
+
+
+def test_passages_are_of_the_same_file_where_the_answer_says_so() -> None:
+    question, _ = long_range.retrieval(claims.claim("long_range").settings["tiny"])
+    files = [text for name in long_range.PACKAGES for text in long_range.files_of(name)]
+    for number in [*range(40), *range(-40, 0)]:
+        tokens, answer = question(number)
+        border = tokens.index(long_range.BETWEEN)
+        one, other = bytes(tokens[:border]), bytes(tokens[border + 1 :])
+        holding = [(one in text, other in text) for text in files]
+        # What stands in two files, such as blanks, says nothing.
+        if sum(first for first, _ in holding) == sum(second for _, second in holding) == 1:
+            assert ((True, True) in holding) == bool(answer - long_range.FIRST_CLASS)
+
+
+def test_no_image_to_test_with_is_learnt_from() -> None:
+    question, _ = long_range.image(claims.claim("long_range").settings["tiny"])
+    learnt, tested = (
+        {tuple(question(number)[0]) for number in span} for span in (range(3000), range(-450, 0))
+    )
+    assert len(tested) > 440
+    assert not learnt & tested
+    assert {len(pixels) for pixels in learnt | tested} == {64}
+
+
+def test_a_score_that_differs_does_not_hold() -> None:
+    equal = {"items": 4, "metric": "acc", "ours": 0.5, "theirs": 0.5, "difference": 1e-6}
+    assert [check.holds for check in zero_shot.judge({"piqa": equal})] == [True, True]
+    other = equal | {"theirs": 0.75, "difference": 0.1}
+    assert [check.holds for check in zero_shot.judge({"piqa": equal, "copa": other})] == [False, False]
 
 
 def test_a_place_that_holds_all_brings_all_back() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reproduction.claim import SCALES, Check, Claim, Data
+from reproduction.claim import SCALES, Check, Claim, Data, NotAtHandError
 from reproduction.command import main, reproduce
 from reproduction.notebook import Notebook
 from reproduction.record import Record, records
@@ -140,6 +140,14 @@ def test_a_gpu_that_is_not_there_is_an_error_and_no_result(
     assert not list(tmp_path.glob("results/**/*.json"))
 
 
+def test_what_cannot_be_measured_here_says_why(made_claim: Claim, tmp_path: Path) -> None:
+    def measure(notebook: Notebook, settings: Settings) -> Data:
+        raise NotAtHandError("it needs a lake")
+
+    assert main(replace(made_claim, measure=measure), words(tmp_path)) == 0
+    assert "| not measured: it needs a lake |" in (tmp_path / "README.md").read_text()
+
+
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     check = Check(states="s", paper="p", ours="o", holds=True)
     record = Record(claim="made", scale="tiny", command="c", seconds=1.5, checks=(check,), data={"a": [1]})
@@ -164,13 +172,22 @@ def test_a_claim_that_fails_is_reported_and_the_others_run(tmp_path: Path) -> No
     assert "**failed**: it ended with exit code 7" in (tmp_path / "README.md").read_text()
 
 
+def test_behind_an_interrupted_claim_none_begins(tmp_path: Path) -> None:
+    code = (
+        "import sys, reproduction.__main__ as all_claims\n"
+        "all_claims.words_for = lambda name, arguments: [sys.executable, '-c', 'import sys; sys.exit(130)']\n"
+        f"sys.argv[1:] = ['--results', {str(tmp_path / 'results')!r}]\n"
+        "sys.exit(all_claims.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 130, done.stderr
+    assert done.stdout.count("…") == 1
+    assert not list(records(tmp_path / "results", "tiny"))
+
+
 @pytest.mark.parametrize("name", claims.NAMES)
 def test_every_claim_is_whole(name: str) -> None:
     found = claims.claim(name)
     assert found.name == name
     assert set(found.settings) == set(SCALES) - {"paper"}
     assert found.plan().endswith(".")
-
-
-def test_a_claim_is_written_or_still_to_be_written() -> None:
-    assert not set(claims.NAMES) & set(claims.UNWRITTEN)
