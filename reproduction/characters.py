@@ -31,7 +31,7 @@ class Settings:
     layers: int = 4
     channels: int = 96
     budget: Budget
-    trial: float = 0.2  # of the steps, to find the rate; 1: all of them
+    trial: float = 0.5  # of the steps, to find the rate; 1: all of them
     validation_tokens: int = 100_000
 
 
@@ -90,9 +90,9 @@ def draw(figure: Figure, data: Data) -> None:
             color=COLOURS[kind],
             label=label,
         )
+    axes.set(xlabel="thousand bytes read", ylabel="bits a byte, training", yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
-    axes.set(xlabel="thousand bytes read", ylabel="bits a byte, training", yscale="log")
     axes.legend()
 
 

@@ -259,7 +259,7 @@ def draw(figure: Figure, data: Data) -> None:
         )
         x = [size["parameters"] / 1e6 for size in data["sizes"]]
         tokens = data["tokens_of_sizes"]
-        by_size.loglog(x, [size[name]["seconds"] for size in data["sizes"]], "o-", color=colour)
+        by_size.semilogy(x, [size[name]["seconds"] for size in data["sizes"]], "o-", color=colour)
         memory_by_size.plot(
             x, [_beside_weights(size[name]) / 1e6 for size in data["sizes"]], "o-", color=colour
         )

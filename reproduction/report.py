@@ -26,7 +26,8 @@ python -m reproduction.report                          # this page and the pictu
 ```
 
 Scales: {scales}. What is trained, baselines too, is trained by the same loop on the same tokens: Python's own
-sources, unless `--text` says otherwise. An interrupted command goes on where it was.
+sources, unless `--text` says otherwise. Where kinds of models are compared, each has the best of three rates
+of learning. An interrupted command goes on where it was.
 """
 
 

@@ -147,12 +147,12 @@ def draw(figure: Figure, data: Data) -> None:
     ):
         heights = [found[name] for found in data.values()]
         axes.bar([place + 0.4 * shift - 0.2 for place in places], heights, 0.4, label=label, color=colour)
-    axes.set(ylabel="accuracy of RWKV-4, 660 thousand parameters", ylim=(0, 1))
+    axes.set(ylabel="right answers", title="RWKV-4 of 660 thousand parameters", ylim=(0, 1))
     axes.set_xticks(places, data, rotation=45, ha="right")
     axes.legend()
     beside.semilogy(places, [max(found["difference"], 1e-12) for found in data.values()], "o", color=RWKV)
     beside.axhline(BOUND, color="grey", linestyle="--", linewidth=0.8)
-    beside.set(ylabel="largest difference, nats")
+    beside.set(ylabel="nats", title="largest difference of a choice")
     beside.set_xticks(places, data, rotation=45, ha="right")
 
 

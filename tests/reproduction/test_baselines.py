@@ -27,6 +27,20 @@ def test_the_lstm_is_about_as_large() -> None:
     assert theirs == pytest.approx(ours, rel=0.1)
 
 
+@pytest.mark.parametrize("channels", [32, 128])
+def test_the_gpt_starts_as_pythia_did_whatever_its_width(channels: int) -> None:
+    """Logits and what each half of a layer adds are then of about one size in narrow and in wide models."""
+    model = fresh("GPT", **SHAPE | {"channels": channels})
+    block = model.model.gpt_neox.layers[0]
+    for matrix, std in (
+        (block.attention.query_key_value.weight, (2 / (5 * channels)) ** 0.5),
+        (model.head.weight, (2 / (5 * channels)) ** 0.5),
+        (block.attention.dense.weight, 2 / (3 * channels**0.5)),
+        (block.mlp.dense_4h_to_h.weight, 2 / (3 * channels**0.5)),
+    ):
+        assert float(matrix.detach().std()) == pytest.approx(std, rel=0.1)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_model_sees_the_future(kind: str) -> None:
     model = fresh(kind, **SHAPE).eval()

@@ -39,7 +39,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     },
     "complexity": {"lengths": (64, 128), "channels": 64, "widths": (64, 128), "length": 64, "turns": 1},
     "gradient_bounds": {"lengths": (8, 32), "channels": 4, "seeds": 2},
-    "scaling_law": {"sizes": ((1, 16), (2, 16)), "steps": (2, 3)},
+    "scaling_law": {"sizes": ((1, 16, 2), (2, 16, 4))},
     "context_length": {"steps_of_extension": 1},
     "initialisation": {"seeds": 2},
     "small_embedding": {"seeds": 2, "tokenizer": "bytes"},
