@@ -38,6 +38,23 @@ def test_it_makes_the_folder_and_prints_what_it_holds(
     assert printed.err == ""
 
 
+def test_several_sources_are_shown_with_their_weights_and_shares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        Path(f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": f"{name} {i:02}"}) + "\n" for i in range(50))
+        )
+    arguments = "prepare a.jsonl b.jsonl -o out --tokenizer bytes --weights 1 3 --validation-fraction 0"
+    assert main(arguments.split()) == 0
+    rows = {words[0]: words for line in capsys.readouterr().out.splitlines() if (words := line.split())}
+    assert rows["a.jsonl"][1:4] == ["1", "50", "250"]
+    assert rows["b.jsonl"][1:4] == ["3", "150", "750"]
+    assert (rows["a.jsonl"][-1], rows["b.jsonl"][-1]) == ("25.0%", "75.0%")
+    assert rows["train"][1:3] == ["200", "1,000"]
+
+
 def test_every_option_reaches_the_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

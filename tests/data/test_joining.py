@@ -23,8 +23,8 @@ def test_duplicates_count_over_all_shards_and_repeats_are_none(tmp_path: Path) -
     first, second = shard_of(list("abcabc")), shard_of(list("cdd"))
     tokenizer = load_tokenizer("bytes")
     with Joining(tmp_path, ["train", "validation"], tokenizer, deduplicate=True) as joining:
-        joining.add(first, weight=1)
-        joining.add(second, weight=3)
+        joining.add(first, [0], weight=1)
+        joining.add(second, [1], weight=3)
     assert joining.duplicates == 5
     held = first.is_held_back[:3].tolist() + second.is_held_back[1:2].tolist()
     train = bytes(TokenStore(tmp_path / "train").flat.astype(np.uint8)).split(b"\0")[:-1]

@@ -21,6 +21,7 @@ from receptance.data import (
     open_tokenizer,
     preparation,
     prepare,
+    prepared_folder,
     read_description,
     shard,
     shards,
@@ -351,7 +352,7 @@ def test_shards_of_other_texts_or_options_or_damaged_ones_are_made_anew(
 ) -> None:
     _small(monkeypatch, 1000)
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "Joining", lambda *_: 1 / 0)
+        patch.setattr(prepared_folder, "Joining", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(source, tmp_path / "out", tokenizer="bytes")
     options = {}

@@ -185,20 +185,28 @@ class _Lines:
 
 
 def _print_statistics(output: Path, description: data.Description, seconds: float) -> None:
+    numbers = ("documents", "tokens", "text", "bytes per token", "longest document")
+    if len(description.sources) > 1:
+        total = sum(source.tokens for source in description.sources)
+        terminal.print_table(
+            ("source", "weight", *numbers, "duplicates", "share"),
+            [
+                (
+                    source.name,
+                    "" if source.weight is None else f"{source.weight:g}",
+                    *_figures(source),
+                    f"{source.duplicates:,}",
+                    f"{source.tokens / total:.1%}",
+                )
+                for source in description.sources
+            ],
+            numbers=("weight", *numbers, "duplicates", "share"),
+        )
+        print()
     terminal.print_table(
-        ("split", "documents", "tokens", "text", "bytes per token", "longest document"),
-        [
-            (
-                name,
-                f"{split.documents:,}",
-                f"{split.tokens:,}",
-                terminal.bytes_as_text(split.bytes_of_text),
-                f"{split.bytes_per_token:.3f}",
-                f"{split.longest_document:,} tokens",
-            )
-            for name, split in description.splits.items()
-        ],
-        numbers=("documents", "tokens", "text", "bytes per token", "longest document"),
+        ("split", *numbers),
+        [(name, *_figures(split)) for name, split in description.splits.items()],
+        numbers=numbers,
     )
     for name, split in description.splits.items():
         if split.learnt_tokens is not None:
@@ -218,4 +226,14 @@ def _print_statistics(output: Path, description: data.Description, seconds: floa
     print(
         f"{output}: tokenizer {description.tokenizer}, {description.vocabulary_size:,} ids; "
         f"made in {seconds:.1f} s, {megabytes / seconds:.1f} MB/s"
+    )
+
+
+def _figures(part: data.SplitStatistics | data.SourceStatistics) -> tuple[str, ...]:
+    return (
+        f"{part.documents:,}",
+        f"{part.tokens:,}",
+        terminal.bytes_as_text(part.bytes_of_text),
+        f"{part.bytes_per_token:.3f}",
+        f"{part.longest_document:,} tokens",
     )

@@ -2,6 +2,7 @@
 
 from receptance.data.description import (
     Description,
+    SourceStatistics,
     SplitStatistics,
     open_split,
     open_tokenizer,
@@ -18,6 +19,7 @@ __all__ = [
     "Batch",
     "Description",
     "Progress",
+    "SourceStatistics",
     "Sources",
     "SplitStatistics",
     "TokenStore",

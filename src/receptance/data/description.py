@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from receptance import atomic, whole_file
 from receptance.data.indexed import TokenStore
@@ -55,6 +55,24 @@ class SplitStatistics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceStatistics:
+    """What of one source is in all splits together, each document as often as its weight has it there."""
+
+    name: str
+    weight: PositiveFloat | None  # None of several sources in one entry
+    documents: NonNegativeInt
+    tokens: NonNegativeInt
+    bytes_of_text: NonNegativeInt
+    longest_document: NonNegativeInt
+    duplicates: NonNegativeInt  # documents left out because an equal one came before, here or in another
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes of text a token."""
+        return self.bytes_of_text / self.tokens if self.tokens else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Description:
     """The contents of `data.json`."""
 
@@ -67,12 +85,15 @@ class Description:
     undecodable: NonNegativeInt  # documents left out because they are not UTF-8
     duplicates: NonNegativeInt  # documents left out because an equal one came before
     made_by: dict[str, Any]  # the arguments, for the reader; no program depends on them
+    sources: tuple[SourceStatistics, ...] = ()  # in order; none of a store that another program made
 
     def write(self, folder: Path) -> None:
         """Write `data.json`, the seal of a finished folder."""
         contents = dataclasses.asdict(self)
         for name, split in self.splits.items():
             contents["splits"][name]["bytes_per_token"] = round(split.bytes_per_token, 6)
+        for entry, source in zip(contents["sources"], self.sources, strict=True):
+            entry["bytes_per_token"] = round(source.bytes_per_token, 6)
         atomic.write_text(folder / FILE, json.dumps(contents, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -15,35 +15,28 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import itertools
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from receptance.data.chunks import Errors
-from receptance.data.description import FILE, TRAIN, VALIDATION, Description, read_description
+from receptance.data.description import TRAIN, Description
 from receptance.data.document import Document, digest
-from receptance.data.indexed import mask_file, store_files
-from receptance.data.joining import Joining
+from receptance.data.prepared_folder import SHARDS, fill, new_folder
 from receptance.data.shard import Shard, ShardMaker
 from receptance.data.shards import SHARD_BYTES, Made, make_shards
 from receptance.data.sources import STANDARD_INPUT, Sources, keep_standard_input
 from receptance.data.split import Split, pieces
-from receptance.errors import ConfigError, DataError
+from receptance.errors import ConfigError
 from receptance.tokenizers import Tokenizer, load_tokenizer, train_bpe
 
-SHARDS = ".shards"  # the folder of unfinished work in the output
 BPE_SAMPLE_CHARACTERS = 2**25
 BPE_PIECE_CHARACTERS = 2**16
 REPORT_EVERY = 1000  # documents, where nothing is tokenised
-LISTED_CHARACTERS = 10_000  # of the names of sources, in the description
 BPE = "bpe:"  # begins the name of a tokenizer that is to be learnt from the texts
 
 
@@ -96,7 +89,7 @@ def prepare(
     named = tokenizer.name if isinstance(tokenizer, Tokenizer) else str(tokenizer)
     _check_numbers(paths, weights, processes)
     with ExitStack() as stack:
-        made = stack.enter_context(_folder(output, overwrite))
+        made = stack.enter_context(new_folder(output, overwrite))
         piped_in = STANDARD_INPUT in map(str, paths)
         texts = Sources(
             paths,
@@ -179,29 +172,24 @@ class _Preparation:
 
         `named` is what the tokenizer was called by whoever asked for it.
         """
-        splits = [TRAIN, VALIDATION] if self._split.fraction else [TRAIN]
-        with Joining(output, splits, tokenizer, self._deduplicate) as joining:
-            for shard in shards:
-                joining.add(Shard.load(shard.path), self._weights[shard.source])
-            statistics = joining.statistics()
-            _refuse_empty({name: split.documents for name, split in statistics.items()})
-            _remove_description(output)
-            made += [path for split in splits for path in _files(output / split)]
-        file = tokenizer.save(output)
-        made += [output / FILE, *([file] if file else [])]
-        description = Description(
-            tokenizer=tokenizer.name,
-            tokenizer_file=file.name if file else None,
-            vocabulary_size=tokenizer.vocabulary_size,
-            end_of_text=tokenizer.end_of_text,
-            splits=statistics,
-            empty=joining.empty,
-            undecodable=joining.undecodable,
-            duplicates=joining.duplicates,
-            made_by=self._made_by(named),
+        texts = self._texts
+        return fill(
+            output,
+            made,
+            ((Shard.load(shard.path), shard.sources) for shard in shards),
+            tokenizer,
+            sources=texts.paths,
+            weights=self._weights,
+            validation_fraction=self._split.fraction,
+            deduplicate=self._deduplicate,
+            made_by={
+                "tokenizer": named,
+                "include": list(texts.include),
+                "exclude": list(texts.exclude),
+                "text_field": texts.text_field,
+                "errors": texts.errors,
+            },
         )
-        description.write(output)
-        return description
 
     def _processes_that_pay(self) -> int:
         """Return one a core, but no more than there are shards to make."""
@@ -218,22 +206,6 @@ class _Preparation:
             for split, spans in self._split.parts(document):
                 if split == TRAIN:
                     yield Document(spans).text
-
-    def _made_by(self, named: str) -> dict[str, Any]:
-        texts = self._texts
-        paths = [path.encode(errors="surrogateescape") for path in texts.paths]  # names may be any bytes
-        return {
-            "receptance": _version(),
-            "sources": _first([path.decode(errors="replace") for path in paths]),
-            "weights": _first(list(map(str, self._weights))) if set(self._weights) != {1.0} else [],
-            "tokenizer": named,
-            "validation_fraction": self._split.fraction,
-            "include": list(texts.include),
-            "exclude": list(texts.exclude),
-            "text_field": texts.text_field,
-            "errors": texts.errors,
-            "deduplicate": self._deduplicate,
-        }
 
     def _report_progress(self, stage: str, documents: int, bytes_of_text: int, bytes_read: int) -> None:
         self._report(
@@ -265,84 +237,8 @@ def _fingerprint(tokenizer: Tokenizer) -> str:
     return f"{tokenizer.name} {hashlib.sha256(contents).hexdigest()}"
 
 
-def _first(names: Sequence[str]) -> list[str]:
-    """Return as many names as a description has room for, and how many there are beside them."""
-    ends = itertools.accumulate(map(len, names))
-    room = sum(end <= LISTED_CHARACTERS for end in ends)
-    return [*names[:room], *([f"… and {len(names) - room:,} more"] if room < len(names) else [])]
-
-
-def _version() -> str:
-    """Return the version of this package; the package itself may not be imported from here."""
-    with suppress(PackageNotFoundError):
-        return version("receptance")
-    return "not installed"
-
-
 def _bpe_size(name: str) -> int:
     size = name.removeprefix(BPE)
     if not (size.isascii() and size.isdecimal()):
         raise ConfigError(f'tokenizer is "{name}", but a BPE to be learnt is asked for as "{BPE}4096".')
     return int(size)
-
-
-def _refuse_empty(documents: dict[str, int]) -> None:
-    """Refuse a split without documents, which could only confuse later."""
-    if not any(documents.values()):
-        raise DataError("The sources hold no text: every document is empty, or was left out.")
-    for name, count in documents.items():
-        if not count:
-            raise DataError(
-                f"The sources hold too little text for the split {name!r}. Give more, or choose another "
-                "validation_fraction (0 holds nothing back)."
-            )
-
-
-def _files(prefix: Path) -> list[Path]:
-    """Return the files that a store may have."""
-    return [*store_files(prefix), mask_file(prefix)]
-
-
-def _remove_description(output: Path) -> None:
-    """Take the seal off a folder to be replaced, and what the new contents may not replace."""
-    with suppress(DataError):  # nothing there, or not finished
-        vocabulary = read_description(output).tokenizer_file
-        if vocabulary:
-            _remove([output / Path(vocabulary).name])
-    _remove([output / FILE, *_files(output / VALIDATION)])
-
-
-@contextmanager
-def _folder(output: Path, overwrite: bool) -> Iterator[list[Path]]:
-    """Make the folder, and yield a list for the files that are made in it.
-
-    Where the block raises, a folder that was empty or not there is so again, but for finished shards; hidden
-    files do not count.
-    """
-    if output.exists() and not output.is_dir():
-        raise DataError(f"{output} is a file, but the prepared data needs a folder.")
-    was_there = output.exists()
-    was_empty = not was_there or all(path.name.startswith(".") for path in output.iterdir())
-    if not (was_empty or overwrite):
-        raise DataError(
-            f"{output} is not empty. Choose another folder, or replace what was prepared there (--overwrite)."
-        )
-    output.mkdir(parents=True, exist_ok=True)
-    made: list[Path] = []
-    try:
-        yield made
-        shutil.rmtree(output / SHARDS, ignore_errors=True)
-    except BaseException:
-        if was_empty:
-            _remove(made)
-        with suppress(OSError):  # of a folder that is not there, or not empty
-            (output / SHARDS).rmdir()
-        if not was_there:
-            with suppress(OSError):
-                output.rmdir()
-        raise
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ stopped. A shard's key tells whether it is the one that would be made now.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,7 +28,7 @@ from receptance.data.split import Split, pieces
 from receptance.errors import DataError
 from receptance.tokenizers import Tokenizer
 
-FORMAT = "receptance shard 1"
+FORMAT = "receptance shard 2"
 DIGEST_BYTES = 16
 
 # Texts longer than this are tokenised in pieces, and about so many characters at a time.
@@ -43,6 +43,7 @@ class Shard:
     tokens: NDArray[np.integer]  # of all documents, each with its end token
     mask: NDArray[np.uint8]  # 1 where a token is learnt; empty where all are
     sizes: NDArray[np.int64]  # of each document, in tokens
+    chunk: NDArray[np.int64]  # of each document, the number of the chunk in which it was
     is_held_back: NDArray[np.bool_]
     digests: NDArray[np.uint8]  # [document, DIGEST_BYTES]
     bytes_of_text: NDArray[np.int64]
@@ -87,6 +88,7 @@ class _Piece:
     text: str
     is_learnt: bool
     document: Document
+    chunk: int
     split: str
     ends_document: bool
 
@@ -107,24 +109,25 @@ class ShardMaker:
     def make(self, chunks: Sequence[Chunk], key: str) -> Shard:
         """Tokenise the documents of some chunks. Raises DataError for what cannot be read."""
         reader = DocumentReader(self._text_field, self._errors)
+        documents = ((n, document) for n, chunk in enumerate(chunks) for document in reader.read(chunk))
         shard = _Builder(self._tokenizer)
-        for batch in _batches(self._pieces(reader, chunks)):
+        for batch in _batches(self._pieces(documents)):
             encoded = self._tokenizer.encode_batch([piece.text for piece in batch])
             for piece, ids in zip(batch, encoded, strict=True):
                 shard.add(piece, ids)
         return shard.finish(key, reader)
 
-    def _pieces(self, reader: DocumentReader, chunks: Sequence[Chunk]) -> Iterator[_Piece]:
-        for chunk in chunks:
-            for document in reader.read(chunk):
-                for split, spans in self._split.parts(document):
-                    parts = [
-                        (piece, span.is_learnt)
-                        for span in spans
-                        for piece in pieces(span.text, CHARACTERS_AT_ONCE)
-                    ]
-                    for number, (text, is_learnt) in enumerate(parts, 1):
-                        yield _Piece(text, is_learnt, document, split, ends_document=number == len(parts))
+    def _pieces(self, documents: Iterable[tuple[int, Document]]) -> Iterator[_Piece]:
+        for chunk, document in documents:
+            for split, spans in self._split.parts(document):
+                parts = [
+                    (piece, span.is_learnt)
+                    for span in spans
+                    for piece in pieces(span.text, CHARACTERS_AT_ONCE)
+                ]
+                for number, (text, is_learnt) in enumerate(parts, 1):
+                    ends = number == len(parts)
+                    yield _Piece(text, is_learnt, document, chunk, split, ends_document=ends)
 
 
 class _Builder:
@@ -136,6 +139,7 @@ class _Builder:
         self._tokens: list[NDArray[np.integer]] = []
         self._masks: list[NDArray[np.uint8]] = []
         self._sizes: list[int] = []
+        self._chunk: list[int] = []
         self._held_back: list[bool] = []
         self._digests: list[bytes] = []
         self._bytes: list[int] = []
@@ -160,6 +164,7 @@ class _Builder:
                 f"the format holds at most {LONGEST_DOCUMENT:,} a document. Cut it into several."
             )
         self._sizes.append(self._size)
+        self._chunk.append(piece.chunk)
         self._held_back.append(piece.split == VALIDATION)
         self._digests.append(piece.document.digest)
         self._bytes.append(self._text)
@@ -174,6 +179,7 @@ class _Builder:
             tokens=_joined(self._tokens, self._dtype),
             mask=mask if not mask.all() else mask[:0],
             sizes=np.array(self._sizes, np.int64),
+            chunk=np.array(self._chunk, np.int64),
             is_held_back=np.array(self._held_back, bool),
             digests=np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, DIGEST_BYTES),
             bytes_of_text=np.array(self._bytes, np.int64),

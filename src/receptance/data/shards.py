@@ -26,7 +26,7 @@ class Made:
     """A shard that is there, and what it took."""
 
     path: Path
-    source: int  # the number of its first chunk's
+    sources: Sequence[int]  # the number of each chunk's
     size: int  # bytes of the sources as they lie on the disk
     documents: int
     bytes_of_text: int
@@ -53,8 +53,8 @@ def make_shards(
     Raises DataError for what cannot be read, and where a process was killed.
     """
     jobs = (
-        _Job(group, source, maker.key(group, fingerprint), folder / f"{number:08}{SUFFIX}")
-        for number, (source, group) in enumerate(_groups(chunks, apart))
+        _Job(group, sources, maker.key(group, fingerprint), folder / f"{number:08}{SUFFIX}")
+        for number, (sources, group) in enumerate(_groups(chunks, apart))
     )
     made: dict[Path, Made] = {}
     for shard in _make_all(jobs, maker, processes):
@@ -69,7 +69,7 @@ def make_shards(
 @dataclass(frozen=True)
 class _Job:
     chunks: list[Chunk]
-    source: int
+    sources: list[int]  # of the chunks
     key: str
     path: Path
 
@@ -81,7 +81,7 @@ class _Job:
             shard.save(self.path)
         return Made(
             path=self.path,
-            source=self.source,
+            sources=self.sources,
             size=sum(chunk.size for chunk in self.chunks),
             documents=shard.sizes.size,
             bytes_of_text=int(shard.bytes_of_text.sum()),
@@ -90,20 +90,20 @@ class _Job:
 
 def _groups(
     chunks: Iterable[tuple[int, Chunk]], apart: Sequence[object]
-) -> Iterator[tuple[int, list[Chunk]]]:
-    """Yield (number of the source, chunks of one shard)."""
+) -> Iterator[tuple[list[int], list[Chunk]]]:
+    """Yield (numbers of the sources of its chunks, chunks) of each shard."""
     group: list[Chunk] = []
-    first = size = 0
+    sources: list[int] = []
+    size = 0
     for source, chunk in chunks:
-        if group and (size >= SHARD_BYTES or chunk.kind == "table" or apart[source] != apart[first]):
-            yield first, group
-            group, size = [], 0
-        if not group:
-            first = source
+        if group and (size >= SHARD_BYTES or chunk.kind == "table" or apart[source] != apart[sources[0]]):
+            yield sources, group
+            group, sources, size = [], [], 0
         group.append(chunk)
+        sources.append(source)
         size += SHARD_BYTES if chunk.kind == "table" else len(chunk.data)
     if group:
-        yield first, group
+        yield sources, group
 
 
 def _make_all(jobs: Iterable[_Job], maker: ShardMaker, processes: int) -> Iterator[Made]:
