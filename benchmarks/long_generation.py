@@ -12,7 +12,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -86,9 +86,9 @@ def pythia(report: Report, longest: int, threads: int) -> list[Point]:
     return points
 
 
-def slope(points: list[Point]) -> tuple[float, float]:
+def slope(tokens: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
     """Return the microseconds that 1,000 further tokens add to a token, and the standard error."""
-    x, y = [point.tokens / 1000 for point in points], [1e6 * point.seconds for point in points]
+    x, y = [each / 1000 for each in tokens], [1e6 * each for each in seconds]
     fitted = statistics.linear_regression(x, y)
     residuals = [b - fitted.intercept - fitted.slope * a for a, b in zip(x, y, strict=True)]
     spread = sum((a - statistics.mean(x)) ** 2 for a in x)
@@ -147,7 +147,7 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
             yield line(f"{length:,}", *cells)
     yield ""
     for name, points in curves.items():
-        growth, error = slope(points)
+        growth, error = slope([point.tokens for point in points], [point.seconds for point in points])
         first, last = points[0], points[-1]
         yield (
             f"- {name}: 1,000 further tokens add {growth:.2f} ± {error:.2f} µs to a token and "

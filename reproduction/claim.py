@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from reproduction.notebook import Notebook
+    from reproduction.notebook import Notebook, Settings
 
 MEASURED = ("tiny", "cpu", "gpu")
 SCALES = {
@@ -24,7 +24,6 @@ SCALES = {
 }
 
 Data = dict[str, Any]  # Any: what JSON holds
-Settings = Any  # a frozen dataclass of the claim's own
 
 
 class NotAtHandError(Exception):

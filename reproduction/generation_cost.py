@@ -2,38 +2,47 @@
 
 Each model writes in a process of its own. The transformer is a Pythia of as many layers and channels, with
 the cache that transformers keeps for it. Far into a text its cache is filled with random numbers, whose
-values change nothing about the time.
+values change nothing about the time. The speed of a machine changes within minutes, and by more than what is
+looked for, so the lengths take turns in random order.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from benchmarks.long_generation import Point, slope
+from benchmarks.long_generation import slope
 from benchmarks.peers.transformers_pythia import pythia
+from torch import Tensor
 
 from receptance.inference.fresh_process import Report, call_in_fresh_process
 from receptance.inference.machine import resident_bytes
+from receptance.models import AnyModel
 from receptance.runtimes import NativeModel
 from reproduction.claim import Check, Claim, Data
 from reproduction.command import main
-from reproduction.models import PAPER_SIZES, random_model, shape_of
+from reproduction.models import PAPER_SIZES, PILE_VOCABULARY, random_model, shape_of
 from reproduction.notebook import Notebook
 from reproduction.pictures import GPT, RWKV, thousands
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from transformers import DynamicCache
+
+Answer = TypeVar("Answer")
 
 DTYPE = torch.bfloat16  # of the weights of both
-BEHIND = 9  # tokens that the transformer writes at each length
+TURNS = 12  # of RWKV at each length; those of the transformer differ by more than any noise
+BEHIND = 9  # tokens that are written in a turn
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ def measure(notebook: Notebook, settings: Settings) -> Data:
     for size in settings.sizes:
         name = f"{size[0]}x{size[1]}"
         both = {
-            "RWKV-4": once(f"size-rwkv-{name}", rwkv, size=size, tokens=tokens, window=tokens),
+            "RWKV-4": once(f"size-rwkv-{name}", whole_rwkv, size=size, tokens=tokens),
             "GPT": once(f"size-gpt-{name}", whole_gpt, size=size, tokens=tokens),
         }
         sizes.append({"parameters": shape_of(*size).num_parameters, **both})
@@ -76,27 +85,26 @@ def measure(notebook: Notebook, settings: Settings) -> Data:
 
 
 def rwkv(report: Report, size: tuple[int, int], tokens: int, window: int, threads: int, device: str) -> Data:
-    """Write a text token by token, and take note after each window: its time, and the memory taken."""
+    """Read a text, keep what is remembered after each window, and write a few tokens from there, by turns."""
     torch.set_num_threads(threads)
-    module = random_model(*size, dtype=DTYPE, device=device)
-    model = NativeModel.pack(module, threads=threads) if device == "cpu" else module
-    token = torch.zeros(1, 1, dtype=torch.int64, device=device)
-    state, taken, points, total = None, [], [], 0.0
+    model, text = _packed(size, threads, device), _text(tokens, device)
+    state, states, taken = None, {}, defaultdict[int, list[float]](list)
+    order = random.Random(0)
     with torch.inference_mode():
-        _, state = model(token, state)
-        before, state_bytes = _memory(device), [state.num_bytes]
-        state = None
-        for position in range(1, tokens + 1):
-            _synchronise(device)
-            began = time.perf_counter()
-            _, state = model(token, state)
-            _synchronise(device)
-            taken.append(time.perf_counter() - began)
-            if position % window == 0:
-                points.append(asdict(Point(position, _typical(taken), _memory(device) - before)))
-                state_bytes.append(state.num_bytes)
-                total, taken = total + sum(taken), []
-    return {"points": points, "remembered": state_bytes, "seconds": total}
+        for length in range(window, tokens + 1, window):
+            _, state = model(text[:, length - window : length], state)
+            states[length] = state
+        for _ in range(TURNS):
+            for length in order.sample(list(states), len(states)):
+                state = states[length]
+                for token in text[0, :BEHIND].view(-1, 1, 1):
+                    seconds, (_, state) = _timed(partial(model, token, state), device)
+                    taken[length].append(seconds)
+    return {
+        "tokens": list(states),
+        "seconds": [_typical(taken[length]) for length in states],
+        "remembered": [state.num_bytes for state in states.values()],
+    }
 
 
 def gpt(report: Report, size: tuple[int, int], lengths: Sequence[int], threads: int, device: str) -> Data:
@@ -107,28 +115,35 @@ def gpt(report: Report, size: tuple[int, int], lengths: Sequence[int], threads: 
     layers, channels = size
     model = pythia(layers, channels, DTYPE, longest=max(lengths) + BEHIND + 1).model.to(device)
     token = torch.zeros(1, 1, dtype=torch.int64, device=device)
-    before, points, remembered = _memory(device), [], []
+    seconds, remembered = [], []
     with torch.inference_mode():
         for length in lengths:
             cache = DynamicCache()
             for layer in range(layers):
                 shape = 2, 1, channels // 64, length, 64
                 cache.update(*torch.randn(shape, dtype=DTYPE, device=device), layer)
-            taken = []
-            for _ in range(BEHIND):
-                _synchronise(device)
-                began = time.perf_counter()
-                model(token, past_key_values=cache, use_cache=True)
-                _synchronise(device)
-                taken.append(time.perf_counter() - began)
-            points.append(asdict(Point(length, _typical(taken[1:]), _memory(device) - before)))
-            remembered.append(sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers))
-            del cache
-    return {"points": points, "remembered": remembered}
+            write = partial(model, token, past_key_values=cache, use_cache=True)
+            seconds.append(_typical([_timed(write, device)[0] for _ in range(BEHIND)][1:]))
+            remembered.append(_cached_bytes(cache))
+    return {"tokens": list(lengths), "seconds": seconds, "remembered": remembered}
+
+
+def whole_rwkv(report: Report, size: tuple[int, int], tokens: int, threads: int, device: str) -> Data:
+    """Write a text from its first token, as in figures 13 and 14; return what time and memory it takes."""
+    torch.set_num_threads(threads)
+    model, text = _packed(size, threads, device), _text(tokens, device)
+    state, total = None, 0.0
+    with torch.inference_mode():
+        model(text[:, :1])
+        before = _memory(device)
+        for token in text[0].view(-1, 1, 1):
+            seconds, (_, state) = _timed(partial(model, token, state), device)
+            total += seconds
+    return {"seconds": total, "memory": _memory(device) - before}
 
 
 def whole_gpt(report: Report, size: tuple[int, int], tokens: int, threads: int, device: str) -> Data:
-    """Write a text from its first token, as in figures 13 and 14."""
+    """Write a text from its first token, as in figures 13 and 14; return what time and memory it takes."""
     from transformers import DynamicCache
 
     torch.set_num_threads(threads)
@@ -136,16 +151,33 @@ def whole_gpt(report: Report, size: tuple[int, int], tokens: int, threads: int, 
     token = torch.zeros(1, 1, dtype=torch.int64, device=device)
     with torch.inference_mode():
         model(token, past_key_values=DynamicCache(), use_cache=True)
-        before, cache, taken = _memory(device), DynamicCache(), []
-        for _ in range(tokens):
-            _synchronise(device)
-            began = time.perf_counter()
-            model(token, past_key_values=cache, use_cache=True)
-            _synchronise(device)
-            taken.append(time.perf_counter() - began)
-        point = Point(tokens, _typical(taken), _memory(device) - before)
-    remembered = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    return {"points": [asdict(point)], "remembered": [remembered], "seconds": sum(taken)}
+        before, cache = _memory(device), DynamicCache()
+        write = partial(model, token, past_key_values=cache, use_cache=True)
+        total = sum(_timed(write, device)[0] for _ in range(tokens))
+        return {"seconds": total, "memory": _memory(device) - before}
+
+
+def _packed(size: tuple[int, int], threads: int, device: str) -> NativeModel | AnyModel:
+    """Return a model of this size, for the native runtime if it serves this device."""
+    module = random_model(*size, dtype=DTYPE, device=device)
+    return NativeModel.pack(module, threads=threads) if device == "cpu" else module
+
+
+def _text(tokens: int, device: str) -> Tensor:
+    """Return a text that means nothing: the time does not depend on it."""
+    return (torch.arange(max(tokens, BEHIND)) % PILE_VOCABULARY).to(device)[None]
+
+
+def _cached_bytes(cache: DynamicCache) -> int:
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+
+def _timed(work: Callable[[], Answer], device: str) -> tuple[float, Answer]:
+    _synchronise(device)
+    began = time.perf_counter()
+    answer = work()
+    _synchronise(device)
+    return time.perf_counter() - began, answer
 
 
 def _typical(taken: Sequence[float]) -> float:
@@ -165,14 +197,12 @@ def _memory(device: str) -> int:
 
 def judge(data: Data) -> list[Check]:
     """Straight line and constant memory of the one, growth of the other."""
-    points = {name: [Point(**point) for point in found["points"]] for name, found in data["lengths"].items()}
-    remembered = {name: found["remembered"] for name, found in data["lengths"].items()}
-    growth, error = slope(points["RWKV-4"])
-    theirs, their_error = slope(points["GPT"])
-    first = points["RWKV-4"][0].seconds
-    longest = points["RWKV-4"][-1].tokens
-    share = growth * 1e-6 * longest / 1000 / first
-    r2 = r_squared(*cumulative(points["RWKV-4"]))
+    ours, theirs = (data["lengths"][name] for name in ("RWKV-4", "GPT"))
+    growth, error = slope(ours["tokens"], ours["seconds"])
+    their_growth, their_error = slope(theirs["tokens"], theirs["seconds"])
+    longest = ours["tokens"][-1]
+    share = growth * 1e-6 * longest / 1000 / ours["seconds"][0]
+    r2 = r_squared(*cumulative(ours["tokens"], ours["seconds"]))
     return [
         Check(
             states="a straight line through RWKV's time since the first token has r² above 0.999",
@@ -189,14 +219,14 @@ def judge(data: Data) -> list[Check]:
         Check(
             states="the transformer's time a token grows, by more than 3 standard errors above RWKV's",
             paper="transformers: curves upwards (figure 7)",
-            ours=f"transformer: {theirs:+,.0f} ± {their_error:,.0f} µs per 1,000 tokens",
-            holds=theirs - growth > 3 * (error**2 + their_error**2) ** 0.5,
+            ours=f"transformer: {their_growth:+,.0f} ± {their_error:,.0f} µs per 1,000 tokens",
+            holds=their_growth - growth > 3 * (error**2 + their_error**2) ** 0.5,
         ),
         Check(
             states="RWKV remembers as many bytes after the last token as after the first",
             paper="constant memory",
-            ours=f"{remembered['RWKV-4'][-1]:,} bytes, the transformer {remembered['GPT'][-1]:,}",
-            holds=len(set(remembered["RWKV-4"])) == 1 and remembered["GPT"][-1] > remembered["GPT"][0],
+            ours=f"{ours['remembered'][-1]:,} bytes, the transformer {theirs['remembered'][-1]:,}",
+            holds=len(set(ours["remembered"])) == 1 and theirs["remembered"][-1] > theirs["remembered"][0],
         ),
         *_judge_sizes(data),
     ]
@@ -207,7 +237,7 @@ def _judge_sizes(data: Data) -> list[Check]:
     tokens, sizes = data["tokens_of_sizes"], data["sizes"]
     largest = sizes[-1]
     seconds = {name: largest[name]["seconds"] for name in ("RWKV-4", "GPT")}
-    memory = {name: _beside_weights(largest[name]) / 1e6 for name in ("RWKV-4", "GPT")}
+    memory = {name: largest[name]["memory"] / 1e6 for name in ("RWKV-4", "GPT")}
     return [
         Check(
             states=f"RWKV takes less time for {tokens} tokens at every size",
@@ -219,21 +249,14 @@ def _judge_sizes(data: Data) -> list[Check]:
             states=f"RWKV takes less memory beside the weights for {tokens} tokens at every size",
             paper="less memory at every size (figure 13)",
             ours=f"{memory['RWKV-4']:.1f} MB against {memory['GPT']:.1f} MB at the largest",
-            holds=all(_beside_weights(size["RWKV-4"]) < _beside_weights(size["GPT"]) for size in sizes),
+            holds=all(size["RWKV-4"]["memory"] < size["GPT"]["memory"] for size in sizes),
         ),
     ]
 
 
-def _beside_weights(found: Data) -> int:
-    """Return the bytes that the process took for the text."""
-    taken: int = found["points"][-1]["resident"]
-    return taken
-
-
-def cumulative(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+def cumulative(tokens: Sequence[int], seconds: Sequence[float]) -> tuple[list[float], list[float]]:
     """Return lengths and the time since the first token, taking the mean of two points between them."""
-    x = [0.0, *(float(point.tokens) for point in points)]
-    a_token = [points[0].seconds, *(point.seconds for point in points)]
+    x, a_token = [0.0, *map(float, tokens)], [seconds[0], *seconds]
     steps = [(x[i] - x[i - 1]) * (a_token[i] + a_token[i - 1]) / 2 for i in range(1, len(x))]
     return x, [0.0, *accumulate(steps)]
 
@@ -246,23 +269,16 @@ def r_squared(x: Sequence[float], y: Sequence[float]) -> float:
 def draw(figure: Figure, data: Data) -> None:
     """Draw time and memory over length, and over size."""
     by_length, memory, by_size, memory_by_size = figure.subplots(1, 4)
+    tokens, sizes = data["tokens_of_sizes"], data["sizes"]
+    x = [size["parameters"] / 1e6 for size in sizes]
     for (name, found), colour in zip(data["lengths"].items(), (RWKV, GPT), strict=True):
-        points = [Point(**point) for point in found["points"]]
-        by_length.plot(*cumulative(points), "o-", color=colour, label=name, markersize=2)
-        remembered = found["remembered"][-len(points) :]
-        memory.plot(
-            [point.tokens for point in points],
-            [b / 1e6 for b in remembered],
-            "o-",
-            color=colour,
-            markersize=2,
+        by_length.plot(
+            *cumulative(found["tokens"], found["seconds"]), "o-", color=colour, label=name, markersize=2
         )
-        x = [size["parameters"] / 1e6 for size in data["sizes"]]
-        tokens = data["tokens_of_sizes"]
-        by_size.semilogy(x, [size[name]["seconds"] for size in data["sizes"]], "o-", color=colour)
-        memory_by_size.plot(
-            x, [_beside_weights(size[name]) / 1e6 for size in data["sizes"]], "o-", color=colour
-        )
+        remembered = [each / 1e6 for each in found["remembered"]]
+        memory.plot(found["tokens"], remembered, "o-", color=colour, markersize=2)
+        by_size.semilogy(x, [size[name]["seconds"] for size in sizes], "o-", color=colour)
+        memory_by_size.plot(x, [size[name]["memory"] / 1e6 for size in sizes], "o-", color=colour)
     by_length.set(xlabel="tokens", ylabel="seconds since the first", title="time")
     memory.set(xlabel="tokens", ylabel="MB remembered", title="memory", ylim=(0, None))
     thousands(by_length)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from receptance import atomic
-from reproduction.claim import Settings
 
+Settings = Any  # a frozen dataclass of the claim's own
 Value = TypeVar("Value")
 
 

@@ -18,11 +18,19 @@ from tests.inference.models import random_model
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
+# Programs that are started in the background are told to ignore interrupts, and so are those that they start.
+PROGRAM = """
+import signal, sys
+from receptance.cli.main import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
+
+
 def start(*arguments: str) -> subprocess.Popen[bytes]:
-    """Start the program with pipes."""
-    program = [sys.executable, "-c", "import sys; from receptance.cli.main import main; sys.exit(main())"]
+    """Start the program with pipes, as from a terminal."""
     return subprocess.Popen(
-        [*program, *arguments],
+        [sys.executable, "-c", PROGRAM, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from receptance import kernels, native
 from receptance.errors import KernelError
-from receptance.kernels.adamw import Parameter, Rates
+from receptance.kernels.adamw_arguments import Parameter, Rates
 from tests.kernels.ways import Way, native_ways
 
 RATES = Rates(learning_rate=3e-3, weight_decay=0.1, betas=(0.9, 0.99), epsilon=1e-8)

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 from matplotlib.figure import Figure
-from reproduction.claim import Settings
-from reproduction.notebook import Notebook
+from reproduction.notebook import Notebook, Settings
 from reproduction.training import Budget, fresh
 
 from reproduction import (

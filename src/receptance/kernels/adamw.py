@@ -7,43 +7,14 @@ The implementations: `native` (compiled, for the CPU), which passes over memory 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torch.optim.adamw import adamw as adamw_of_torch
 
 from receptance import native
 from receptance.kernels import adamw_native
+from receptance.kernels.adamw_arguments import Parameter, Rates
 from receptance.kernels.dispatch import Implementation, Operator
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """What a step reads and writes of one parameter: tensors of one shape, on one device.
-
-    `master`, `exp_avg` (the mean of the gradients) and `exp_avg_sq` (of their squares) are float32, and
-    `step` is a float32 scalar that counts. `weight` is the master itself, or its copy in another number
-    format. The gradient may be in that of either.
-    """
-
-    weight: Tensor
-    master: Tensor
-    gradient: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-    step: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rates:
-    """How far to step: the symbols of AdamW, and what the gradients are to be multiplied by before."""
-
-    learning_rate: float
-    weight_decay: float
-    betas: tuple[float, float]
-    epsilon: float
-    gradient_scale: float = 1.0
 
 
 @torch.no_grad()

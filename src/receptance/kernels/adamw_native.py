@@ -6,16 +6,13 @@ import ctypes
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from receptance import native
 from receptance.errors import KernelError
-
-if TYPE_CHECKING:
-    from receptance.kernels.adamw import Parameter, Rates
+from receptance.kernels.adamw_arguments import Parameter, Rates
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1}  # as in native/table.h
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from receptance import kernels
 from receptance.errors import ConfigError, DivergenceError, TrainingError
-from receptance.kernels.adamw import Parameter, Rates
+from receptance.kernels.adamw_arguments import Parameter, Rates
 from receptance.training.config import PUBLISHED_GROUPS, GroupConfig, OptimizerConfig
 from receptance.training.distributed import ALONE, World
 from receptance.training.sharding import is_sharded, part, part_of
