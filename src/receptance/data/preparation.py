@@ -87,7 +87,9 @@ def prepare(
     paths = [sources] if isinstance(sources, str | Path) else list(sources)
     output = Path(output)
     named = tokenizer.name if isinstance(tokenizer, Tokenizer) else str(tokenizer)
-    _check_numbers(paths, weights, processes)
+    if processes < 0:
+        raise ConfigError(f"processes is {processes}, but it must be at least 1, or 0 for as many as pay.")
+    check_weights(paths, weights)
     with ExitStack() as stack:
         made = stack.enter_context(new_folder(output, overwrite))
         piped_in = STANDARD_INPUT in map(str, paths)
@@ -159,7 +161,7 @@ class _Preparation:
             self._texts.chunks(),
             maker,
             folder,
-            fingerprint=_fingerprint(tokenizer),
+            fingerprint=fingerprint(tokenizer),
             processes=processes or self._processes_that_pay(),
             apart=self._weights,
             report=report,
@@ -172,23 +174,16 @@ class _Preparation:
 
         `named` is what the tokenizer was called by whoever asked for it.
         """
-        texts = self._texts
         return fill(
             output,
             made,
             ((Shard.load(shard.path), shard.sources) for shard in shards),
             tokenizer,
-            sources=texts.paths,
+            named,
+            texts=self._texts,
             weights=self._weights,
             validation_fraction=self._split.fraction,
             deduplicate=self._deduplicate,
-            made_by={
-                "tokenizer": named,
-                "include": list(texts.include),
-                "exclude": list(texts.exclude),
-                "text_field": texts.text_field,
-                "errors": texts.errors,
-            },
         )
 
     def _processes_that_pay(self) -> int:
@@ -219,9 +214,8 @@ class _Preparation:
         )
 
 
-def _check_numbers(paths: Sequence[str | Path], weights: Sequence[float], processes: int) -> None:
-    if processes < 0:
-        raise ConfigError(f"processes is {processes}, but it must be at least 1, or 0 for as many as pay.")
+def check_weights(paths: Sequence[str | Path], weights: Sequence[float]) -> None:
+    """Raise ConfigError unless there are no weights, or one for each source that it can have."""
     if weights and len(weights) != len(paths):
         raise ConfigError(f"there are {len(weights)} weights for {len(paths)} sources; give one for each.")
     for path, weight in zip(paths, weights, strict=False):
@@ -229,7 +223,7 @@ def _check_numbers(paths: Sequence[str | Path], weights: Sequence[float], proces
             raise ConfigError(f"the weight of {path} is {weight}, but it must be a number above 0.")
 
 
-def _fingerprint(tokenizer: Tokenizer) -> str:
+def fingerprint(tokenizer: Tokenizer) -> str:
     """Return what tells a tokenizer from others: its name, and a hash of its file."""
     with TemporaryDirectory() as folder:
         file = tokenizer.save(Path(folder))

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from receptance.data.description import FILE, TRAIN, VALIDATION, Description, read_description
 from receptance.data.indexed import mask_file, store_files
 from receptance.data.joining import Joining
 from receptance.data.shard import Shard
+from receptance.data.sources import Sources
 from receptance.errors import DataError
 from receptance.tokenizers import Tokenizer
 
@@ -29,17 +29,17 @@ def fill(
     made: list[Path],
     shards: Iterable[tuple[Shard, Sequence[int]]],
     tokenizer: Tokenizer,
+    named: str,
     *,
-    sources: Sequence[str],
+    texts: Sources,
     weights: Sequence[float],
     validation_fraction: float,
     deduplicate: bool,
-    made_by: dict[str, Any],
 ) -> Description:
     """Join shards in a folder, describe it, and add all files to those `made`, which `new_folder` gave.
 
-    Shards come with the numbers of their chunks' sources, which have one weight; `made_by` are arguments that
-    are not among those here.
+    Shards come with the numbers of their chunks' sources, which have one weight. `named` is what the
+    tokenizer was called by whoever asked for it.
     """
     splits = [TRAIN, VALIDATION] if validation_fraction else [TRAIN]
     with Joining(output, splits, tokenizer, deduplicate) as joining:
@@ -52,7 +52,7 @@ def fill(
     file = tokenizer.save(output)
     made += [output / FILE, *([file] if file else [])]
     # Names of files may be any bytes.
-    names = [name.encode(errors="surrogateescape").decode(errors="replace") for name in sources]
+    names = [name.encode(errors="surrogateescape").decode(errors="replace") for name in texts.paths]
     room = _room(names)
     description = Description(
         tokenizer=tokenizer.name,
@@ -70,7 +70,11 @@ def fill(
             "weights": _first(list(map(str, weights)), room) if set(weights) != {1.0} else [],
             "validation_fraction": validation_fraction,
             "deduplicate": deduplicate,
-            **made_by,
+            "tokenizer": named,
+            "include": list(texts.include),
+            "exclude": list(texts.exclude),
+            "text_field": texts.text_field,
+            "errors": texts.errors,
         },
     )
     description.write(output)
@@ -84,14 +88,8 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[list[Path]]:
     Where the block raises, a folder that was empty or not there is so again, but for finished shards; hidden
     files do not count.
     """
-    if output.exists() and not output.is_dir():
-        raise DataError(f"{output} is a file, but the prepared data needs a folder.")
     was_there = output.exists()
-    was_empty = not was_there or all(path.name.startswith(".") for path in output.iterdir())
-    if not (was_empty or overwrite):
-        raise DataError(
-            f"{output} is not empty. Choose another folder, or replace what was prepared there (--overwrite)."
-        )
+    was_empty = check_output(output, overwrite)
     output.mkdir(parents=True, exist_ok=True)
     made: list[Path] = []
     try:
@@ -106,6 +104,18 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[list[Path]]:
             with suppress(OSError):
                 output.rmdir()
         raise
+
+
+def check_output(output: Path, overwrite: bool) -> bool:
+    """Return whether the folder is empty or not there. Raises DataError where nothing may be written."""
+    if output.exists() and not output.is_dir():
+        raise DataError(f"{output} is a file, but the prepared data needs a folder.")
+    is_empty = not output.exists() or all(path.name.startswith(".") for path in output.iterdir())
+    if not (is_empty or overwrite):
+        raise DataError(
+            f"{output} is not empty. Choose another folder, or replace what was prepared there (--overwrite)."
+        )
+    return is_empty
 
 
 def _remove(paths: Iterable[Path]) -> None:

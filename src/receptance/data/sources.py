@@ -110,11 +110,29 @@ class Sources:
     def chunks(self) -> Iterator[tuple[int, Chunk]]:
         """Yield (number of the source, part of it) in order; a part is small, or one long document."""
         for file in self._files():
-            if is_table(file.path):
-                with named(file.path):
-                    yield from ((file.source, chunk) for chunk in _table(file.path))
-            else:
-                yield from ((file.source, chunk) for chunk in self._read(file))
+            yield from ((file.source, chunk) for chunk in self._chunks(file))
+
+    def share(self, task: int, tasks: int) -> Iterator[tuple[int, Chunk]]:
+        """Yield what `chunks` does, but only the parts that begin in one task's share of all bytes.
+
+        Those of all `tasks`, one after the other, are all parts. Files that are packed are not cut.
+        """
+        total = max(1, self.bytes_to_read())
+
+        def task_of(byte: int) -> int:
+            return min(byte * tasks // total, tasks - 1)
+
+        begin = 0
+        for file in self._files():
+            size = self._size(file)
+            is_cut = not is_packed(file.path) and file.archive is None
+            if task_of(begin) <= task <= task_of(begin + max(size - 1, 0) * is_cut):
+                position = begin
+                for chunk in self._chunks(file):
+                    if task_of(position) == task:
+                        yield file.source, chunk
+                    position += chunk.size * is_cut
+            begin += size
 
     def bytes_to_read(self) -> int:
         """Return the bytes that all files have on the disk."""
@@ -211,6 +229,13 @@ class Sources:
         if self.include:
             return any(_matches(path, pattern) for pattern in self.include)
         return _kind(path.name) in (".txt", *JSON_LINES, PARQUET)
+
+    def _chunks(self, file: _File) -> Iterator[Chunk]:
+        if is_table(file.path):
+            with named(file.path):
+                yield from _table(file.path)
+        else:
+            yield from self._read(file)
 
     def _read(self, file: _File) -> Iterator[Chunk]:
         """Yield the chunks of a file that is no table."""

@@ -39,22 +39,36 @@ class Split:
 
         Raises ConfigError for a fraction outside 0 (nothing is held back) to below 1.
         """
+        return cls._plan(((document.digest, document.is_plain) for document in documents), fraction)
+
+    @classmethod
+    def plan_whole(cls, digests: Iterable[bytes], fraction: float) -> Self:
+        """Choose the rule for documents of which no more is known than these, so that none is cut."""
+        return cls._plan(((digest, False) for digest in digests), fraction)
+
+    @classmethod
+    def _plan(cls, documents: Iterable[tuple[bytes, bool]], fraction: float) -> Self:
+        """Choose the rule, of each document's digest and whether it may be cut."""
         if not 0 <= fraction < 1:
             raise ConfigError(f"validation_fraction is {fraction}, but it must be at least 0 and below 1.")
         if fraction == 0:
             return cls(fraction, 0, cuts=False)
         many = max(FEW, math.ceil(EXPECTED / fraction))
         keys: set[int] = set()
-        all_are_plain = True
-        for document in documents:
-            keys.add(_key(document.digest))
-            all_are_plain = all_are_plain and document.is_plain
+        all_may_be_cut = True
+        for digest, may_be_cut in documents:
+            keys.add(_key(digest))
+            all_may_be_cut = all_may_be_cut and may_be_cut
             if len(keys) == many:
                 return cls(fraction, int(fraction * KEYS), cuts=False)
-        if not keys or (len(keys) < FEW and all_are_plain):
+        if not keys or (len(keys) < FEW and all_may_be_cut):
             return cls(fraction, 0, cuts=True)
         held_back = min(max(1, round(fraction * len(keys))), len(keys) - 1)
         return cls(fraction, sorted(keys)[held_back], cuts=False)
+
+    def holds_back(self, digest: bytes) -> bool:
+        """Whether a document that is not cut is held back."""
+        return _key(digest) < self.threshold
 
     def parts(self, document: Document) -> Iterator[tuple[str, tuple[Span, ...]]]:
         """Yield (split, text) of a document: one pair, or two where it is cut."""
@@ -64,7 +78,7 @@ class Split:
             yield TRAIN, Document.plain(text[:cut]).spans
             yield VALIDATION, Document.plain(text[cut:]).spans
         else:
-            yield VALIDATION if _key(document.digest) < self.threshold else TRAIN, document.spans
+            yield VALIDATION if self.holds_back(document.digest) else TRAIN, document.spans
 
 
 def pieces(text: str, longest: int) -> Iterator[str]:
