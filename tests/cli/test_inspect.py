@@ -44,9 +44,9 @@ def test_json_holds_what_the_library_finds(
     (tmp_path / "text.txt").write_text("Hello, wörld", encoding="utf-8")
     page = tmp_path / "page.html"
     assert main(["inspect", model, "--file", str(tmp_path / "text.txt"), "--json", "-o", str(page)]) == 0
-    lm = load(model)
-    found = inspection.inspect(lm.model, torch.tensor(lm.tokenizer.encode("Hello, wörld")))
-    assert json.loads(capsys.readouterr().out) == inspection.as_report(found, lm.model, lm.tokenizer, "model")
+    lm = load(model, runtime="auto")
+    found = inspection.inspect(lm, torch.tensor(lm.tokenizer.encode("Hello, wörld")))
+    assert json.loads(capsys.readouterr().out) == inspection.as_report(found, lm, "model")
     assert page.is_file()
 
 

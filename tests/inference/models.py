@@ -7,7 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from receptance.models import RWKV4, Config, LanguageModel, RWKV4Config, State
+from receptance.checkpoints.stored_model import from_module
+from receptance.inference import Loaded
+from receptance.models import RWKV4, AnyModel, Config, LanguageModel, RWKV4Config, State
+from receptance.runtimes import NativeModel
+from receptance.tokenizers import Tokenizer
 
 
 def random_model(*, vocabulary_size: int = 256, seed: int = 0, dtype: torch.dtype = torch.float32) -> RWKV4:
@@ -21,6 +25,13 @@ def random_model(*, vocabulary_size: int = 256, seed: int = 0, dtype: torch.dtyp
             else:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return model.cast_matrices(dtype).eval()
+
+
+def as_loaded(
+    model: AnyModel, tokenizer: Tokenizer | None = None, runtime: NativeModel | None = None
+) -> Loaded:
+    """Return a model as if it came from a file."""
+    return Loaded(from_module(model), runtime or model, tokenizer)
 
 
 class Scripted(LanguageModel[Config, State]):

@@ -66,14 +66,15 @@ def test_what_was_read_before_is_remembered_in_every_run(generation: str) -> Non
 def test_how_the_runs_are_batched_changes_nothing(generation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = example(generation)
     expected = found(model, TEXT, None, None)
-    monkeypatch.setattr(module, "BATCH_TOKENS", 2 * len(TEXT))
-    monkeypatch.setattr(module, "LOGITS", 3 * model.config.vocabulary_size)
+    monkeypatch.setattr(module, "ROWS", 4)
+    monkeypatch.setattr(module, "LOGITS", 4 * 3 * model.config.vocabulary_size)  # 3 tokens a span
     told: list[tuple[int, int]] = []
     whole = predictions(model, TEXT).log_probabilities
     actual = influence(model, TEXT, whole, advance=lambda done, total: told.append((done, total)))
     torch.testing.assert_close(actual.divergence, expected.divergence, equal_nan=True)
     torch.testing.assert_close(actual.gain, expected.gain, equal_nan=True)
-    assert told == [(2, 9), (4, 9), (6, 9), (8, 9), (9, 9)]
+    # Rows that leave out 0 to 3, then 4 to 7, and the last, with which nothing is left to read.
+    assert told == [(12, 36), (23, 36), (26, 36), (35, 36), (36, 36)]
 
 
 def test_a_token_that_the_memory_does_not_see_has_no_influence() -> None:

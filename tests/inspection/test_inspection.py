@@ -3,17 +3,21 @@ from __future__ import annotations
 import pytest
 import torch
 
+from receptance import native
 from receptance.errors import ConfigError
 from receptance.inspection import inspect
+from receptance.runtimes import NativeModel
+from tests.inference.models import as_loaded
 from tests.models.examples import EXAMPLES, example
 
+close = torch.testing.assert_close
 TEXT = torch.tensor([3, 17, 17, 0, 28, 5, 9, 11, 3, 2])
 
 
 @pytest.mark.parametrize("generation", EXAMPLES)
 def test_of_a_long_text_the_end_is_seen_as_in_the_whole(generation: str) -> None:
-    model = example(generation)
-    whole, end = inspect(model, TEXT), inspect(model, TEXT, limit=4)
+    lm = as_loaded(example(generation))
+    whole, end = inspect(lm, TEXT), inspect(lm, TEXT, limit=4)
     assert (whole.num_before, end.num_before) == (0, 6)
     assert end.tokens.tolist() == TEXT[-4:].tolist()
     for name in ("divergence", "gain"):
@@ -24,6 +28,23 @@ def test_of_a_long_text_the_end_is_seen_as_in_the_whole(generation: str) -> None
     torch.testing.assert_close(end.predictions.surprisals, whole.predictions.surprisals[-4:])
     rates = whole.decays.rates
     torch.testing.assert_close(end.decays.rates, rates[-4:] if whole.decays.depends_on_text else rates)
+
+
+@pytest.mark.skipif(native.library() is None, reason="needs the native library")
+@pytest.mark.parametrize("generation", EXAMPLES)
+def test_the_native_runtime_finds_what_float64_finds(generation: str) -> None:
+    model = example(generation)
+    text = torch.randint(0, 29, (40,), generator=torch.Generator().manual_seed(1))
+    truth = inspect(as_loaded(model), text, limit=36)
+    single = example(generation, dtype=torch.float32)
+    found = inspect(as_loaded(single, runtime=NativeModel.pack(single)), text, limit=36)
+    for name in ("divergence", "gain"):
+        expected = getattr(truth.influence, name).float()
+        close(getattr(found.influence, name), expected, rtol=1e-3, atol=1e-5, equal_nan=True)
+    close(found.memory.norms, truth.memory.norms.float(), rtol=1e-4, atol=1e-5)
+    close(found.memory.changes, truth.memory.changes.float(), rtol=1e-4, atol=1e-5)
+    close(found.predictions.surprisals, truth.predictions.surprisals.float(), rtol=1e-4, atol=1e-5)
+    close(found.decays.rates, truth.decays.rates.float(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -38,4 +59,4 @@ def test_of_a_long_text_the_end_is_seen_as_in_the_whole(generation: str) -> None
 )
 def test_what_cannot_be_inspected_is_refused(tokens: torch.Tensor, limit: int, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        inspect(example("4"), tokens, limit=limit)
+        inspect(as_loaded(example("4")), tokens, limit=limit)

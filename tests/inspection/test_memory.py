@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from receptance import native
 from receptance.inspection.memory import memory, states_along
 from receptance.models import AnyModel
+from receptance.runtimes import NativeModel
 from tests.models.examples import EXAMPLES, example
 
 TEXT = torch.tensor([3, 17, 17, 0, 28, 5])
@@ -41,6 +43,20 @@ def test_a_memory_that_stays_empty_has_no_size_and_no_change() -> None:
             block.att.key.weight.zero_()
     found = memory(model, TEXT)
     assert float(found.norms.max()) == float(found.changes.max()) == 0
+
+
+@pytest.mark.skipif(native.library() is None, reason="needs the native library")
+def test_the_native_runtime_remembers_the_same_after_each_token() -> None:
+    """Over more tokens than it reads at once."""
+    model = example("7", dtype=torch.float32)
+    text = TEXT.repeat(6)
+    states = list(states_along(NativeModel.pack(model), text))
+    assert len(states) == len(text)
+    for count in (1, 15, 16, 17, len(text)):
+        with torch.no_grad():
+            _, expected = model(text[None, :count])
+        for name, tensor in states[count - 1].tensors().items():
+            torch.testing.assert_close(tensor, expected.tensors()[name], rtol=1e-4, atol=1e-5)
 
 
 def test_the_states_of_a_text_go_on_from_the_state_before_it() -> None:

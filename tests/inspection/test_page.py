@@ -9,6 +9,7 @@ import torch
 
 from receptance.inspection import as_page, as_report, inspect
 from receptance.tokenizers import Tokenizer
+from tests.inference.models import as_loaded
 from tests.models.examples import EXAMPLES, example
 
 VOID = {"meta", "input", "br", "hr", "img", "link", "path", "polyline"}
@@ -75,8 +76,8 @@ class Page(HTMLParser):
 
 
 def page_of(generation: str, tokens: list[int], name: str = "example") -> str:
-    model = example(generation)
-    return as_page(as_report(inspect(model, torch.tensor(tokens)), model, Hostile(), name))
+    lm = as_loaded(example(generation), Hostile())
+    return as_page(as_report(inspect(lm, torch.tensor(tokens)), lm, name))
 
 
 @pytest.mark.parametrize("generation", EXAMPLES)
@@ -125,8 +126,8 @@ def test_the_script_finds_what_it_looks_for() -> None:
 
 
 def test_what_the_page_holds_is_what_the_report_says() -> None:
-    model = example("5.2")
-    report = as_report(inspect(model, torch.tensor([9, 10, 11, 12, 9, 3])), model, Hostile(), "example")
+    lm = as_loaded(example("5.2"), Hostile())
+    report = as_report(inspect(lm, torch.tensor([9, 10, 11, 12, 9, 3])), lm, "example")
     data = json.loads(Page(as_page(report)).scripts[0])
     for j, row in enumerate(report["influence"]["divergence"]):
         known = [value for value in row if value is not None]

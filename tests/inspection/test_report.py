@@ -10,7 +10,7 @@ from receptance.inspection import Inspection, as_report, inspect
 from receptance.inspection.report import shown
 from receptance.models import AnyModel
 from receptance.tokenizers import load_tokenizer
-from tests.inference.models import random_model
+from tests.inference.models import as_loaded, random_model
 from tests.models.examples import EXAMPLES, example
 
 TEXT = torch.tensor([3, 17, 17, 0, 28, 5, 9])
@@ -18,8 +18,9 @@ BYTES = load_tokenizer("bytes")
 
 
 def reported(model: AnyModel, **settings: int) -> tuple[Inspection, dict]:
-    found = inspect(model, TEXT, **settings)
-    return found, as_report(found, model, BYTES, "example")
+    lm = as_loaded(model, BYTES)
+    found = inspect(lm, TEXT, **settings)
+    return found, as_report(found, lm, "example")
 
 
 @pytest.mark.parametrize("generation", EXAMPLES)

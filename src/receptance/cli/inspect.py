@@ -38,6 +38,7 @@ def inspect(
     as_json: options.Json = False,
     revision: options.Revision = None,
     dtype: Annotated[Literal["float32", "bfloat16", "float16", "float64"], DTYPE] = "float32",
+    runtime: options.Runtime = "auto",
     device: options.Device = "cpu",
     tokenizer: options.Tokenizer = None,
     tuning: options.Tuning = options.NO_TUNING,
@@ -61,17 +62,16 @@ def inspect(
     from receptance import atomic, inspection
 
     content = _read(file) if file else text or ""
-    lm = options.load(model, revision, dtype, device, tokenizer, tuning)
+    lm = options.load(model, revision, dtype, device, tokenizer, tuning, runtime)
     ids = torch.tensor(lm.tokenizer.encode(content), dtype=torch.long)
     with terminal.progress(counts_bytes=False) as show:
         found = inspection.inspect(
-            lm.model,
+            lm,
             ids,
             limit=tokens,
-            state=lm.tuned_state,
-            advance=lambda done, total: show("leaving out tokens", done, total),
+            advance=lambda done, total: show("reading without one token each", done, total),
         )
-    report = inspection.as_report(found, lm.model, lm.tokenizer, _name(model))
+    report = inspection.as_report(found, lm, _name(model))
     if as_json:
         terminal.print_json(report)
     if output is not None or not as_json:

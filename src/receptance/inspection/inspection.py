@@ -9,12 +9,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from receptance.errors import ConfigError
+from receptance.inference import Loaded
 from receptance.inference.reading import read, require_known
 from receptance.inspection.decays import Decays, decays
 from receptance.inspection.influence import Influence, influence
 from receptance.inspection.memory import Memory, memory
 from receptance.inspection.predictions import Predictions, predictions
-from receptance.models import AnyModel, State
+from receptance.models import State
 
 TOKENS = 256
 MOST_TOKENS = 1024  # the work and the page grow with the square
@@ -37,17 +38,18 @@ class Inspection:
 
 
 def inspect(
-    model: AnyModel,
+    lm: Loaded,
     tokens: Int[Tensor, " token"],
     *,
     limit: int = TOKENS,
-    state: State | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Inspection:
     """Look at the last `limit` tokens of a text; those before them are read first, as what is remembered.
 
-    state    what the model remembers before the text, a batch of one
-    advance  is told how many of the tokens have been left out in turn, and how many there are
+    advance  is told how many tokens were read without an earlier one, and how many are to be
+
+    The text begins from the model's tuned state, if it has one, and is read in its runtime; only the decays
+    are those of the torch module.
 
     Raises ConfigError for a text of fewer than 2 tokens, for a token that the model does not know, and for a
     limit that is not from 2 to 1,024.
@@ -59,19 +61,21 @@ def inspect(
         )
     if len(tokens) < 2:
         raise ConfigError(f"A text is inspected with at least 2 tokens, but there are {len(tokens)}.")
-    require_known(tokens, model.config.vocabulary_size)
-    tokens = tokens.to(model.device)
+    require_known(tokens, lm.config.vocabulary_size)
+    runtime = lm.runtime
+    state: State | None = lm.tuned_state
+    tokens = tokens.to(runtime.device)
     before, tokens = tokens[:-limit], tokens[-limit:]
     first = None
     if len(before):
-        logits, state = read(model, before[None], state)
+        logits, state = read(runtime, before[None], state)
         first = logits[0]
-    predicted = predictions(model, tokens, state, first)
+    predicted = predictions(runtime, tokens, state, first)
     return Inspection(
         tokens=tokens,
         num_before=len(before),
         predictions=predicted,
-        influence=influence(model, tokens, predicted.log_probabilities, state, advance),
-        memory=memory(model, tokens, state),
-        decays=decays(model, tokens, state),
+        influence=influence(runtime, tokens, predicted.log_probabilities, state, advance),
+        memory=memory(runtime, tokens, state),
+        decays=decays(lm.model, tokens, state),
     )

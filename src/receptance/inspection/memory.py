@@ -20,6 +20,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from receptance.models import AnyModel, HeadsState, RWKV4State, State
+from receptance.runtimes import NativeModel
+
+# Tokens that the native runtime reads at once: it keeps the state after each.
+_STEPS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,9 @@ class Memory:
 
 
 @torch.inference_mode()
-def memory(model: AnyModel, tokens: Int[Tensor, " token"], state: State | None = None) -> Memory:
+def memory(
+    model: AnyModel | NativeModel, tokens: Int[Tensor, " token"], state: State | None = None
+) -> Memory:
     """Return what the memory does while the model reads these tokens one by one, from this state on."""
     before = _contents(model.initial_state(1) if state is None else state)
     norms, changes = [], []
@@ -46,9 +52,15 @@ def memory(model: AnyModel, tokens: Int[Tensor, " token"], state: State | None =
 
 @torch.inference_mode()
 def states_along(
-    model: AnyModel, tokens: Int[Tensor, " token"], state: State | None = None
+    model: AnyModel | NativeModel, tokens: Int[Tensor, " token"], state: State | None = None
 ) -> Iterator[State]:
     """Yield the state after each token."""
+    if isinstance(model, NativeModel):
+        for span in torch.split(tokens, _STEPS):
+            _, states = model.steps(span[None], state)
+            yield from states
+            state = states[-1]
+        return
     for token in tokens:
         _, state = model.features(token.view(1, 1), state)
         yield state

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from receptance.models import AnyModel, State
+from receptance.runtimes import NativeModel
 
 LIKELIEST = 5
 
@@ -42,7 +43,7 @@ class Predictions:
 
 @torch.inference_mode()
 def predictions(
-    model: AnyModel,
+    model: AnyModel | NativeModel,
     tokens: Int[Tensor, " token"],
     state: State | None = None,
     first: Float[Tensor, " vocabulary"] | None = None,

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from receptance.inference import Loaded
 from receptance.inspection.inspection import Inspection
-from receptance.models import AnyModel
+from receptance.runtimes import NativeModel
 from receptance.tokenizers import Tokenizer
 
 # Any: what JSON holds.
@@ -17,7 +18,7 @@ Report = dict[str, Any]
 _DIGITS = 5
 
 
-def as_report(inspection: Inspection, model: AnyModel, tokenizer: Tokenizer, name: str) -> Report:
+def as_report(inspection: Inspection, lm: Loaded, name: str) -> Report:
     """Return everything that an inspection found, in nats and tokens, to five digits.
 
     What is not there, such as the prediction of the first token, is null. Predictions have a row for each
@@ -25,7 +26,8 @@ def as_report(inspection: Inspection, model: AnyModel, tokenizer: Tokenizer, nam
 
     name  what to call the model
     """
-    config, predictions, influence = model.config, inspection.predictions, inspection.influence
+    config, tokenizer = lm.config, lm.tokenizer
+    predictions, influence = inspection.predictions, inspection.influence
     return {
         "model": {
             "name": name,
@@ -34,8 +36,8 @@ def as_report(inspection: Inspection, model: AnyModel, tokenizer: Tokenizer, nam
             "heads": getattr(config, "num_heads", 1),
             "hidden_size": config.hidden_size,
             "vocabulary_size": config.vocabulary_size,
-            "parameters": model.num_parameters,
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "parameters": lm.checkpoint.num_parameters,
+            "dtype": _number_format(lm),
         },
         "summary": _summary(inspection),
         "tokens_before": inspection.num_before,
@@ -63,6 +65,12 @@ def shown(token: int, tokenizer: Tokenizer) -> str:
     # A model may have more rows than its tokenizer has ids.
     content = tokenizer.decode_bytes((token,)) if token < tokenizer.vocabulary_size else b""
     return content.decode("utf-8", errors="backslashreplace") or f"⟨{token}⟩"
+
+
+def _number_format(lm: Loaded) -> str:
+    if isinstance(lm.runtime, NativeModel):
+        return lm.runtime.format
+    return str(lm.runtime.dtype).removeprefix("torch.")
 
 
 def _summary(inspection: Inspection) -> dict[str, object]:
