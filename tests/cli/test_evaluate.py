@@ -9,6 +9,7 @@ import pytest
 
 from receptance import checkpoints
 from receptance.cli.main import main
+from receptance.data import prepare
 from receptance.evaluation import Encoding, Result, answers, questions
 from receptance.inference import load
 from tests.inference.models import random_model
@@ -91,6 +92,8 @@ def test_an_evaluation_that_was_cut_off_goes_on(
         (["--tasks", "piqa", "--by-position", "4"], "--by-position is of a --text"),
         (["--text", "pyproject.toml", "--window", "4", "--stride", "5"], "the stride of the windows is 5"),
         (["--tasks", "piqa", "--batch-size", "0"], "batch_size is 0"),
+        (["--tasks", "piqa", "--limit", "0"], "limit 0"),
+        (["--text", "pyproject.toml", "--limit", "-1"], "limit is -1, but it counts documents"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -100,3 +103,23 @@ def test_what_cannot_be_done_is_said(
     out, err = capsys.readouterr()
     assert out == ""
     assert message in err
+
+
+def test_a_store_is_asked_of_models_that_share_its_tokenizer(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(folder / "text.txt", folder / "data", tokenizer="bytes", validation_fraction=0)
+    store = ("--text", str(folder / "data" / "train"), "--by-position", "16")
+    assert run(folder, *store, "--json") == 0
+    tokens = json.loads(capsys.readouterr().out)
+    assert run(folder, "--text", str(folder / "text.txt"), "--by-position", "16", "--json") == 0
+    text = json.loads(capsys.readouterr().out)
+    for one, other in zip(tokens["results"].values(), text["results"].values(), strict=True):
+        for ours, others in zip(one["models"].values(), other["models"].values(), strict=True):
+            assert ours == {"token_perplexity": others["token_perplexity"]}
+    assert list(tokens["by_position"].values()) == list(text["by_position"].values())
+    world = random_model(vocabulary_size=65536)
+    checkpoints.save(world, folder / "two.safetensors", tokenizer="world")
+    assert run(folder, *store) == 1
+    assert "do not mean what those of bytes do: the models must share one" in capsys.readouterr().err
+    assert run(folder, "--text", str(folder / "text.txt")) == 0

@@ -64,6 +64,7 @@ def test_the_loss_of_a_text_is_shared_out_to_bytes_tokens_and_words() -> None:
     assert kept == {"tokens": 5, "nats": 15.0, "first": [1.0, 3.0, 10.0]}
     measures = item.measures(kept)
     assert measures["bits_per_byte"] == (pytest.approx(15 / math.log(2)), 12.0)
+    assert measures["byte_perplexity"] == (15.0, 12.0)
     assert measures["token_perplexity"] == (15.0, 5.0)
     assert measures["word_perplexity"] == (15.0, 2.0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from receptance.errors import ConfigError, DataError
-from receptance.evaluation.items import Choice
+from receptance.evaluation.items import Choice, Text
 from receptance.evaluation.questions import questions
 from receptance.evaluation.tasks import TASKS
 
@@ -65,6 +65,25 @@ def test_blimp_has_no_examples(tmp_path: Path) -> None:
     assert contexts(tmp_path, "blimp", shots=5) == [""]
 
 
+@pytest.mark.parametrize("name", ["wikitext.test.jsonl", "wiki.test.raw", "wikitext-2.test.txt.gz"])
+def test_wikitext_is_pages_or_the_text_of_all(tmp_path: Path, name: str) -> None:
+    """Joined to be read; the words and bytes that count are those of the page before it was."""
+    pages = [" = One = \n \n A word . \n", " = Two = \n \n Ten @-@ fold . \n"]
+    content = "\n".join(pages).encode()
+    if name.endswith(".jsonl"):
+        write(tmp_path / name, [{"page": page} for page in pages])
+    else:
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    first, second = questions("wikitext", tmp_path, shots=3).items
+    assert first == Text(text=" = One =\n\nA word.\n", num_bytes=len(pages[0]), num_words=8)
+    assert isinstance(second, Text)
+    assert "Ten-fold." in second.text
+    (tmp_path / name).unlink()
+    (tmp_path / "wiki.test.raw").write_bytes(b"fine\nnot \xff\n")
+    with pytest.raises(DataError, match=r"wiki\.test\.raw:2: byte 4 of the line is not UTF-8"):
+        questions("wikitext", tmp_path)
+
+
 def test_a_missing_file_is_named_with_where_it_may_be_had(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"sciq\.test\.jsonl: there is no such file.*allenai/sciq, test.*--data"
@@ -89,7 +108,9 @@ def test_a_row_that_is_none_is_named_by_its_line(tmp_path: Path, line: str, reas
 
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no task 'pica'; there are lambada, piqa"):
+    with pytest.raises(
+        ConfigError, match=r"there is no task 'pica'; there are lambada, piqa.*Did you mean 'piqa'\?"
+    ):
         questions("pica", tmp_path)
     with pytest.raises(ConfigError, match="shots is -1"):
         questions("piqa", tmp_path, shots=-1)

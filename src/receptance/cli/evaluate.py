@@ -19,21 +19,22 @@ from receptance.errors import ConfigError
 if TYPE_CHECKING:
     from receptance.evaluation import Asked, Kept, Result
     from receptance.inference import Loaded
+    from receptance.tokenizers import Tokenizer
 
 TASKS = Parameter(
     consume_multiple=True,
     negative="",
     show_default=False,
     help="Tasks, with commas or blanks between: lambada, piqa, hellaswag, winogrande, arc_easy, "
-    "arc_challenge, openbookqa, sciq, copa, boolq, headqa, triviaqa, mmlu, blimp, "
+    "arc_challenge, openbookqa, sciq, copa, boolq, headqa, triviaqa, mmlu, blimp, wikitext, "
     "from the files in --data; passkey and recall, which are generated.",
 )
 TEXT = Parameter(
     consume_multiple=True,
     negative="",
     show_default=False,
-    help="Texts to predict: files, JSON lines, folders, or a folder that prepare made, of which what was "
-    "held back is taken.",
+    help="Texts to predict: files, JSON lines, folders; a folder that prepare made, of which what was held "
+    "back is taken; or a .bin/.idx store of the model's tokenizer, named without the ending.",
 )
 SHOTS = Parameter(help="Examples before each question: the first of the file that are not the question.")
 LIMIT = Parameter(
@@ -174,8 +175,10 @@ def _ask(
     output: Path | None,
 ) -> tuple[dict[str, str], dict[str, Result]]:
     """Return what each model is, and the results of each task; one model after the other is in memory."""
-    from receptance.evaluation import Encoding, Result, answers, kept_in
+    from receptance.evaluation import Encoding, Result, Tokens, answers, kept_in
 
+    holds_tokens = any(isinstance(items[0], Tokens) for _, items in asked.values())
+    first: Tokenizer | None = None
     models: dict[str, str] = {}
     found: dict[str, dict[str, list[Kept]]] = {name: {} for name in asked}
     kept_path = output.with_suffix(".answers.jsonl") if output else None
@@ -185,6 +188,9 @@ def _ask(
             lm = load(path)
             models[path] = repr(lm)
             encoding = Encoding(lm.tokenizer, prefix)
+            first = first or lm.tokenizer
+            if holds_tokens:
+                first.require_same(lm.tokenizer)
             for name, (_, items) in asked.items():
                 report = partial(progress, f"{Path(path).name}: {name}")
                 found[name][path] = answers(

@@ -11,7 +11,17 @@ from receptance.evaluation.documents import documents
 from receptance.evaluation.encoding import Encoding, PrefixName
 from receptance.evaluation.estimates import PERPLEXITIES, PROPORTIONS, Estimate
 from receptance.evaluation.generation import write_greedily
-from receptance.evaluation.items import Answer, Asked, Choice, Completion, Item, Kept, Text
+from receptance.evaluation.items import (
+    Answer,
+    Asked,
+    Choice,
+    Completion,
+    Document,
+    Item,
+    Kept,
+    Text,
+    Tokens,
+)
 from receptance.evaluation.kept_answers import KeptAnswers, identity, kept_in
 from receptance.evaluation.perplexity import (
     PositionLoss,
@@ -35,6 +45,7 @@ __all__ = [
     "Asked",
     "Choice",
     "Completion",
+    "Document",
     "Encoding",
     "Estimate",
     "Item",
@@ -46,6 +57,7 @@ __all__ = [
     "Result",
     "Scored",
     "Text",
+    "Tokens",
     "Window",
     "answers",
     "by_position",

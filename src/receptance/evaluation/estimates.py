@@ -20,7 +20,7 @@ Z = 1.959963984540054  # of the normal distribution, 95 % of which lies within s
 
 # Of values that are 0 or 1; the others are means of a logarithm whose exponential is shown, or plain ratios.
 PROPORTIONS = frozenset({"acc", "acc_norm", "exact_match"})
-PERPLEXITIES = frozenset({"perplexity", "token_perplexity", "word_perplexity"})
+PERPLEXITIES = frozenset({"perplexity", "byte_perplexity", "token_perplexity", "word_perplexity"})
 
 Values = Sequence[tuple[float, float]]  # x and w of each item
 

@@ -1,4 +1,4 @@
-"""What a model is asked, item by item: a choice, a completion, an answer in words, or a text to predict.
+"""What a model is asked, item by item: a choice, a completion, an answer in words, a document to predict.
 
 An item says what is to be scored or written, what of that is kept, and what the kept comes to: a pair
 (x, w) for each metric, of which `estimates` makes figures. What is kept is plain JSON.
@@ -11,9 +11,10 @@ import re
 import string
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
+from receptance.errors import DataError
 from receptance.evaluation.encoding import Encoding
 from receptance.evaluation.perplexity import Window
 from receptance.evaluation.scoring import Request, Scored
@@ -163,26 +164,18 @@ class Answer(Item):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text(ScoredItem):
-    """A text to predict, whole or in windows.
+class Document(ScoredItem):
+    """Something to predict, whole or in windows."""
 
-    num_bytes, num_words  of the text, by which its loss is divided
-    """
+    window: Window | None = None
 
-    text: str
-    window: Window | None
-    num_bytes: int
-    num_words: int
-
-    @classmethod
-    def of(cls, text: str, window: Window | None = None) -> Self:
-        """Return the item of a text."""
-        words = len(re.split(r"\s+", text))
-        return cls(text=text, window=window, num_bytes=len(text.encode()), num_words=words)
+    @abstractmethod
+    def whole(self, encoding: Encoding) -> Request:
+        """Return all of it after what every text begins with."""
 
     def requests(self, encoding: Encoding) -> list[Request]:
-        """Return the text, or its windows."""
-        whole = encoding.whole(self.text)
+        """Return all of it, or its windows."""
+        whole = self.whole(encoding)
         return list(self.window.requests(whole.continuation, whole.context)) if self.window else [whole]
 
     def kept(self, scores: Sequence[Scored]) -> Kept:
@@ -196,13 +189,72 @@ class Text(ScoredItem):
         }
 
     def measures(self, kept: Kept) -> Measures:
+        """Return what the loss is per token."""
+        return {"token_perplexity": (kept["nats"], float(kept["tokens"]))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(Document):
+    """A text to predict.
+
+    num_bytes, num_words  of the text, by which its loss is divided
+    """
+
+    text: str
+    num_bytes: int
+    num_words: int
+
+    @classmethod
+    def of(cls, text: str, window: Window | None = None, *, counted: str | None = None) -> Self:
+        """Return the item of a text.
+
+        counted  the text whose bytes and words count, where that is another form of it
+        """
+        counted = text if counted is None else counted
+        words = len(re.split(r"\s+", counted))
+        return cls(text=text, window=window, num_bytes=len(counted.encode()), num_words=words)
+
+    def whole(self, encoding: Encoding) -> Request:
+        """Return the text as tokens."""
+        return encoding.whole(self.text)
+
+    def measures(self, kept: Kept) -> Measures:
         """Return what the loss is per byte, token and word."""
-        nats = kept["nats"]
+        nats, num_bytes = kept["nats"], float(self.num_bytes)
         return {
-            "bits_per_byte": (nats / math.log(2), float(self.num_bytes)),
-            "token_perplexity": (nats, float(kept["tokens"])),
+            "bits_per_byte": (nats / math.log(2), num_bytes),
+            "byte_perplexity": (nats, num_bytes),
+            **super().measures(kept),
             "word_perplexity": (nats, float(self.num_words)),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens(Document):
+    """A document of a token store, to predict by models of the tokenizer that the store was made with.
+
+    source  where it is, for errors
+    """
+
+    tokens: tuple[int, ...]
+    source: str = field(repr=False, compare=False)
+
+    def whole(self, encoding: Encoding) -> Request:
+        """Return the tokens without the end-of-text token that ends a document in a store.
+
+        Raises DataError for a token that the tokenizer does not have.
+        """
+        tokenizer, tokens = encoding.tokenizer, self.tokens
+        unknown = [token for token in tokens if not 0 <= token < tokenizer.vocabulary_size]
+        if unknown:
+            raise DataError(
+                f"{self.source}: it holds token {unknown[0]}, but the tokenizer of the model, "
+                f"{tokenizer.name}, has the ids 0 to {tokenizer.vocabulary_size - 1:,}. The store was made "
+                "with another one."
+            )
+        if tokens and tokens[-1] == tokenizer.end_of_text:
+            tokens = tokens[:-1]
+        return Request(encoding.prompt(""), tokens)
 
 
 def _place_of_largest(values: Sequence[float]) -> int:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import cast
 
 from receptance.data.unpacking import COMPRESSED, named, unpacked
 from receptance.errors import ConfigError, DataError
-from receptance.evaluation.items import Asked
+from receptance.evaluation.items import Asked, Text
 from receptance.evaluation.recall import GENERATED
 from receptance.evaluation.tasks import TASKS, Question, Task
-
-T = TypeVar("T")
 
 LONGEST_LINE = 2**24  # bytes
 
@@ -30,7 +30,10 @@ def questions(name: str, folder: str | Path, *, shots: int = 0, limit: int | Non
     or is none of this task.
     """
     if name not in TASKS:
-        raise ConfigError(f"there is no task {name!r}; there are {', '.join((*TASKS, *GENERATED))}.")
+        known = (*TASKS, *GENERATED)
+        close = difflib.get_close_matches(name, known, n=1)
+        meant = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"there is no task {name!r}; there are {', '.join(known)}.{meant}")
     if shots < 0 or (limit is not None and limit < 1):
         raise ConfigError(f"shots is {shots} and limit {limit}: they count questions, from 0 and from 1 on.")
     task = TASKS[name]
@@ -40,13 +43,14 @@ def questions(name: str, folder: str | Path, *, shots: int = 0, limit: int | Non
         raise DataError(f"{path}: there is no question in it.")
     if not task.takes_examples:
         return Asked(path.name, found)
+    asked = cast("list[Question]", found)  # a text takes no examples
     examples: dict[str, list[Question]] = {}
     if shots:
         source = _find(name, task, task.examples, Path(folder)) if task.examples else path
-        for example in _read(source, task):
+        for example in cast("Iterator[Question]", _read(source, task)):
             examples.setdefault(example.group, []).append(example)
     return Asked(
-        path.name, [_with_examples(each, task, examples.get(each.group, []), shots) for each in found]
+        path.name, [_with_examples(each, task, examples.get(each.group, []), shots) for each in asked]
     )
 
 
@@ -61,7 +65,7 @@ def _with_examples(question: Question, task: Task, examples: Sequence[Question],
     return question.after(head) if head else question
 
 
-def _limited(found: list[Question], limit: int | None) -> list[Question]:
+def _limited(found: list[Question | Text], limit: int | None) -> list[Question | Text]:
     if limit is None:
         return found
     counts: dict[str, int] = {}
@@ -82,16 +86,18 @@ def _find(name: str, task: Task, files: Sequence[str], folder: Path) -> Path:
     raise DataError(
         f"{folder / files[0]}: there is no such file, from which the task {name} takes its questions. It "
         f"holds a row a line, as JSON, of the data set {task.origin}, on the Hugging Face hub"
-        f"{'; another name that will do is ' + files[1] if len(files) > 1 else ''}. It may be packed "
+        f"{'; other names will do: ' + ', '.join(files[1:]) if len(files) > 1 else ''}. It may be packed "
         f"({', '.join(COMPRESSED)}). Name its folder with --data."
     )
 
 
-def _read(path: Path, task: Task) -> Iterator[Question]:
-    with named(str(path)), path.open("rb") as packed, unpacked(str(path), packed) as lines:
-        number = 0
-        while line := lines.readline(LONGEST_LINE):
-            number += 1
+def _read(path: Path, task: Task) -> Iterator[Question | Text]:
+    with named(str(path)), path.open("rb") as packed, unpacked(str(path), packed) as stream:
+        lines = enumerate(iter(partial(stream.readline, LONGEST_LINE), b""), 1)
+        if task.rows and ".jsonl" not in path.suffixes:
+            yield from map(task.question, task.rows(_decoded(path, lines)))
+            return
+        for number, line in lines:
             if not line.strip():
                 continue
             try:
@@ -107,3 +113,11 @@ def _read(path: Path, task: Task) -> Iterator[Question]:
                 raise DataError(
                     f"{path}:{number}: a field holds something else than in {task.origin}: {error}."
                 ) from error
+
+
+def _decoded(path: Path, lines: Iterable[tuple[int, bytes]]) -> Iterator[str]:
+    for number, line in lines:
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}:{number}: byte {error.start} of the line is not UTF-8.") from error

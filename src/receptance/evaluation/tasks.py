@@ -1,17 +1,19 @@
 """The tasks: for each its file, and how a row of it becomes a question.
 
-The files are JSON lines with the fields of the data sets on the Hugging Face hub. Prompts, choices and
+The files are JSON lines with the fields of the data sets on the Hugging Face hub, or for WikiText the plain
+text of all pages. Prompts, choices and
 metrics are those of the tasks of the same names in lm-evaluation-harness 0.4.13, to the letter, blanks too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from receptance.evaluation.items import Answer, Choice, Completion
+from receptance.evaluation import wikitext
+from receptance.evaluation.items import Answer, Choice, Completion, Text
 
 Row = Mapping[str, Any]
 Question = Choice | Completion | Answer
@@ -19,11 +21,12 @@ Question = Choice | Completion | Answer
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A table of questions.
+    """A table of questions, or of texts to predict.
 
     files           names that the file may have, of which the first that is there counts
     origin          where the file may be had: a data set and its split
-    question        what makes a question of a row
+    question        what makes a question of a row, or a text
+    rows            what makes rows of the lines of a file that holds no JSON
     examples        names of a file whose first rows are the examples; where none is given, they are of the
                     file itself
     takes_examples  whether there can be examples before a question
@@ -32,7 +35,8 @@ class Task:
 
     files: tuple[str, ...]
     origin: str
-    question: Callable[[Row], Question]
+    question: Callable[[Row], Question | Text]
+    rows: Callable[[Iterable[str]], Iterator[Row]] | None = None
     examples: tuple[str, ...] = ()
     takes_examples: bool = True
     introduction: Callable[[str], str] = lambda group: ""
@@ -139,6 +143,14 @@ def _blimp(row: Row) -> Choice:
     )
 
 
+def _wikitext(row: Row) -> Text:
+    return Text.of(wikitext.joined(row["page"]), counted=row["page"])
+
+
+def _wikitext_rows(lines: Iterable[str]) -> Iterator[Row]:
+    return ({"page": page} for page in wikitext.pages(lines))
+
+
 def _asked(question: str, choices: list[str], right: int) -> Choice:
     return Choice(
         contexts=(f"Question: {question}\nAnswer:",), endings=tuple(choices), right=right, by_length=True
@@ -195,6 +207,13 @@ TASKS: dict[str, Task] = {
         files=("blimp.jsonl", "blimp-34.jsonl"),
         origin="nyu-mll/blimp, train, all paradigms in one file",
         question=_blimp,
+        takes_examples=False,
+    ),
+    "wikitext": Task(
+        files=("wikitext.test.jsonl", "wiki.test.raw", "wikitext-2.test.txt"),
+        origin="EleutherAI/wikitext_document_level, wikitext-2-raw-v1, test",
+        question=_wikitext,
+        rows=_wikitext_rows,
         takes_examples=False,
     ),
 }
