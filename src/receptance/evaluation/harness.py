@@ -3,6 +3,7 @@
     python -m receptance.evaluation run --model receptance --model_args pretrained=PATH --tasks piqa
 
 is its command line with the model registered; `import receptance.evaluation.harness` registers it in Python.
+With `--apply_chat_template` it asks in turns, as World models know them (`tokenizers.conversation`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from receptance.evaluation.encoding import Encoding, PrefixName
 from receptance.evaluation.generation import write_greedily
 from receptance.evaluation.scoring import Request, Scored, score
 from receptance.inference.runtime import IntegerFormat, RuntimeName
+from receptance.tokenizers.conversation import ANSWER, ASSISTANT, END_OF_TURN, ROLES, Turn, render
 
 T = TypeVar("T")
 
+NEXT_TURN = f"{END_OF_TURN}User:"  # ends an answer, beside what the task says
 MAX_TOKENS = 256  # what lm-eval's own models write at most where a task does not say it
 
 
@@ -75,7 +78,7 @@ class ReceptanceLM(LM):  # type: ignore[misc]  # where lm-eval is not installed,
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return of each (context, continuation) the log likelihood, and whether greedy writing gives it."""
-        asked = [self._encoding.pair(*request.args) for request in requests]
+        asked = [self._encoding.pair(*_with_blank(*request.args)) for request in requests]
         scores = ((index, (each.log_likelihood, each.is_greedy)) for index, each in self._score(asked))
         return self._in_order("loglikelihood", requests, scores, disable_tqdm)
 
@@ -93,14 +96,48 @@ class ReceptanceLM(LM):  # type: ignore[misc]  # where lm-eval is not installed,
         texts = self._written([request.args for request in requests])
         return self._in_order("generate_until", requests, texts, disable_tqdm)
 
+    @property
+    def tokenizer_name(self) -> str:
+        """The name of the tokenizer, by which lm-eval keeps the requests that it has made."""
+        return self._lm.tokenizer.name
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """Return what conversations look like, for lm-eval to record.
+
+        Raises ConfigError for a template by name: there is one alone.
+        """
+        if isinstance(chat_template, str):
+            raise ConfigError(
+                f"the chat template {chat_template!r} was asked for, but RWKV models know one alone, without "
+                "a name: give --apply_chat_template and nothing after it."
+            )
+        return self.apply_chat_template([{"role": role, "content": "…"} for role in ("system", "user")])
+
+    def apply_chat_template(
+        self, chat_history: Sequence[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Return turns as the text that World models are trained on, up to where the answer begins.
+
+        add_generation_prompt  whether an answer is to begin; else the last turn goes on, with the blanks that
+                               it ends with
+        """
+        turns = [Turn(ROLES[turn["role"]], turn["content"]) for turn in chat_history]
+        if add_generation_prompt:
+            turns.append(Turn(ASSISTANT, ""))
+        last = turns[-1].content
+        return "".join(span.text for span in render(turns)) + last[len(last.rstrip()) :]
+
     def _score(self, asked: Sequence[Request]) -> Iterator[tuple[int, Scored]]:
         lm = self._lm
         return score(lm.runtime, asked, state=lm.tuned_state, batch_size=self._batch_size)
 
     def _written(self, asked: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[tuple[int, str]]:
         alike: dict[tuple[tuple[str, ...], int], list[int]] = defaultdict(list)
-        for index, (_, settings) in enumerate(asked):
-            alike[_stop_and_length(settings)].append(index)
+        for index, (prompt, settings) in enumerate(asked):
+            stop, max_tokens = _stop_and_length(settings)
+            if _is_answer(prompt):
+                stop = (*stop, NEXT_TURN)
+            alike[stop, max_tokens].append(index)
         for (stop, max_tokens), indices in alike.items():
             texts = write_greedily(
                 self._lm.runtime,
@@ -122,6 +159,18 @@ class ReceptanceLM(LM):  # type: ignore[misc]  # where lm-eval is not installed,
             answers[index] = answer
             self.cache_hook.add_partial(kind, requests[index].args, answer)
         return [answers[index] for index in range(len(requests))]
+
+
+def _is_answer(prompt: str) -> bool:
+    """Whether a prompt ends in a turn of the assistant; in a conversation a blank line ends a turn."""
+    return prompt.rpartition(END_OF_TURN)[2].startswith(ANSWER)
+
+
+def _with_blank(context: str, continuation: str) -> tuple[str, str]:
+    """Return a pair with the blank that an answer begins with, which lm-eval leaves to the chat template."""
+    if context.endswith(ANSWER) and not continuation[:1].isspace():
+        continuation = f" {continuation}"
+    return context, continuation
 
 
 def _dtype(name: str | None) -> torch.dtype | IntegerFormat | None:

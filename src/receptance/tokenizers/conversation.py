@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 ASSISTANT = "assistant"
 TOOL_CALL = "tool_call"
+ANSWER = "Assistant:"  # what a model is asked to go on after
 END_OF_TURN = "\n\n"
 
 # What other formats (ShareGPT, OpenAI, LLaMA-Factory) call the same.
@@ -67,7 +68,7 @@ def render(turns: Sequence[Turn]) -> tuple[Span, ...]:
         content = tidy(turn.content)
         if turn.role in (ASSISTANT, TOOL_CALL):
             answer = tidy(f"```json\n{content}\n```") if turn.role == TOOL_CALL else content
-            _add(spans, "Assistant:", is_learnt=False)
+            _add(spans, ANSWER, is_learnt=False)
             _add(spans, f" {answer}".rstrip() + end, is_learnt=True)
         else:
             name = "User: Function output:\n" if turn.role == "tool" else f"{turn.role.capitalize()}: "
