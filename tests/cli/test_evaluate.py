@@ -93,6 +93,13 @@ def test_an_evaluation_that_was_cut_off_goes_on(
         (["--text", "pyproject.toml", "--window", "4", "--stride", "5"], "the stride of the windows is 5"),
         (["--tasks", "piqa", "--batch-size", "0"], "batch_size is 0"),
         (["--tasks", "piqa", "--limit", "0"], "limit 0"),
+        (
+            ["--text", "pyproject.toml", "--by-position", "1000"],
+            "--by-position is 1,000, but it must be a power",
+        ),
+        (["--text", "pyproject.toml", "--by-position", "0"], "--by-position is 0, but it must be a power"),
+        (["--text", "LICENSE", "--by-position", "1048576"], "LICENSE: no text in it has 1,048,576 tokens"),
+        (["--text", "pyproject.toml", "--window", "0"], "the size of the windows is 0"),
         (["--text", "pyproject.toml", "--limit", "-1"], "limit is -1, but it counts documents"),
     ],
 )

@@ -94,7 +94,7 @@ def test_a_missing_file_is_named_with_where_it_may_be_had(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", "is no row of this task"),
+        ('{"goal": ', "is no JSON: Expecting value at column 9"),
         ('{"goal": "x"}', "the field 'sol1' is missing"),
         ('{"goal": "x", "sol1": "a", "sol2": "b", "label": "c"}', "is no row of this task"),
         ('{"goal": "x", "sol1": "a", "sol2": "b", "label": null}', "a field holds something else"),
@@ -112,6 +112,8 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         ConfigError, match=r"there is no task 'pica'; there are lambada, piqa.*Did you mean 'piqa'\?"
     ):
         questions("pica", tmp_path)
+    with pytest.raises(ConfigError, match=r"Did you mean 'wikitext'\?"):
+        questions("WikiText", tmp_path)
     with pytest.raises(ConfigError, match="shots is -1"):
         questions("piqa", tmp_path, shots=-1)
     (tmp_path / "piqa.validation.jsonl").touch()

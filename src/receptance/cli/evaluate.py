@@ -17,7 +17,7 @@ from receptance.cli import evaluation_view, options, terminal
 from receptance.errors import ConfigError
 
 if TYPE_CHECKING:
-    from receptance.evaluation import Asked, Kept, Result
+    from receptance.evaluation import Asked, Encoding, Kept, Result
     from receptance.inference import Loaded
     from receptance.tokenizers import Tokenizer
 
@@ -92,10 +92,25 @@ class Wanted:
             raise ConfigError("--stride is of --window: without it, texts are read whole.")
         if self.by_position is not None and (self.window is not None or not self.text):
             raise ConfigError("--by-position is of a --text that is read whole: give one, without --window.")
+        length = self.by_position
+        if length is not None and (length < 1 or length & (length - 1)):
+            raise ConfigError(f"--by-position is {length:,}, but it must be a power of two, such as 1024.")
         stride = self.window if self.stride is None else self.stride
         window = None if self.window is None else Window(size=self.window, stride=stride or 0)
         asked = {name: self._task(name) for name in names}
         return asked | {path: documents(path, window=window, limit=self.limit) for path in self.text}
+
+    def require_length(self, asked: Mapping[str, Asked], encoding: Encoding) -> None:
+        """Raise ConfigError where no text is as long as --by-position, before they are all read in vain."""
+        from receptance.evaluation import Document
+
+        length = self.by_position
+        if length is None:
+            return
+        for path in self.text:
+            documents = (item for item in asked[path].items if isinstance(item, Document))
+            if not any(len(each.whole(encoding).continuation) >= length for each in documents):
+                raise ConfigError(f"{path}: no text in it has {length:,} tokens, as --by-position needs.")
 
     def _task(self, name: str) -> Asked:
         from receptance.evaluation import GENERATED, generated, questions
@@ -140,7 +155,7 @@ def evaluate(
         return options.load(path, revision, dtype, device, tokenizer, tuning, runtime)
 
     asked = wanted.asked()
-    models, results = _ask([model, *others], load, asked, prefix, batch_size, output)
+    models, results = _ask([model, *others], load, wanted, asked, prefix, batch_size, output)
     length = wanted.by_position
     by_position = {path: results[path].by_position(length) for path in wanted.text} if length else {}
     found = {
@@ -169,6 +184,7 @@ def evaluate(
 def _ask(
     paths: Sequence[str],
     load: Callable[[str], Loaded],
+    wanted: Wanted,
     asked: Mapping[str, Asked],
     prefix: Literal["newline", "end-of-text", "none"],
     batch_size: int,
@@ -191,6 +207,7 @@ def _ask(
             first = first or lm.tokenizer
             if holds_tokens:
                 first.require_same(lm.tokenizer)
+            wanted.require_length(asked, encoding)
             for name, (_, items) in asked.items():
                 report = partial(progress, f"{Path(path).name}: {name}")
                 found[name][path] = answers(

@@ -35,7 +35,9 @@ class Window:
     stride: int
 
     def __post_init__(self) -> None:
-        """Refuse windows that would leave tokens out."""
+        """Refuse windows that would hold nothing, or leave tokens out."""
+        if self.size < 1:
+            raise ConfigError(f"the size of the windows is {self.size}, but it must be at least 1.")
         if not 1 <= self.stride <= self.size:
             raise ConfigError(
                 f"the stride of the windows is {self.stride}, but it must be from 1 to their size, "

@@ -31,7 +31,7 @@ def questions(name: str, folder: str | Path, *, shots: int = 0, limit: int | Non
     """
     if name not in TASKS:
         known = (*TASKS, *GENERATED)
-        close = difflib.get_close_matches(name, known, n=1)
+        close = difflib.get_close_matches(name.lower(), known, n=1)
         meant = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"there is no task {name!r}; there are {', '.join(known)}.{meant}")
     if shots < 0 or (limit is not None and limit < 1):
@@ -101,7 +101,11 @@ def _read(path: Path, task: Task) -> Iterator[Question | Text]:
             if not line.strip():
                 continue
             try:
-                yield task.question(json.loads(line))
+                yield task.question(json.loads(line.rstrip()))
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"{path}:{number}: is no JSON: {error.msg} at column {error.colno}."
+                ) from error
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}:{number}: is no row of this task: {error}.") from error
             except KeyError as error:
