@@ -32,8 +32,20 @@ def test_figures_are_of_all_items_and_of_each_group() -> None:
 
 def test_a_model_is_compared_item_by_item() -> None:
     found = RESULT.comparison("second", "first", "acc")
+    assert found is not None
     assert found.value == 0.25
     assert found.standard_error == pytest.approx(0.25)  # of differences 0, 1, 0, 0: deviation 1/2, over 2
+
+
+def test_a_loss_per_token_is_not_compared_with_that_of_another_tokenizer() -> None:
+    kept = [{"tokens": tokens, "nats": 2.0, "first": []} for tokens in (4, 3)]
+    result = Result([Text.of("ab cd")], {"first": kept[:1], "second": kept[1:]})
+    assert result.comparison("second", "first", "token_perplexity") is None
+    compared = result.comparison("second", "first", "bits_per_byte")
+    assert compared is not None
+    assert compared.value == 0.0
+    second = result.as_json()["models"]["second"]  # type: ignore[index]
+    assert second["token_perplexity"]["beside_first"] is None
 
 
 def test_all_of_it_is_json() -> None:

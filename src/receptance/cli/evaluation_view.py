@@ -90,9 +90,11 @@ def _figure(metric: str, figure: Estimate) -> str:
     return _with_interval(figure, _number)
 
 
-def _comparison(metric: str, figure: Estimate) -> str:
+def _comparison(metric: str, figure: Estimate | None) -> str:
     from receptance.evaluation import PERPLEXITIES, PROPORTIONS
 
+    if figure is None:
+        return "of other tokens"
     if metric in PROPORTIONS:
         return _with_interval(figure, lambda value: f"{100 * value:+.2f}", " %")
     if metric in PERPLEXITIES:

@@ -37,9 +37,15 @@ class Result:
         """Return a figure of a model."""
         return estimate(metric, self._values[model][metric])
 
-    def comparison(self, model: str, base: str, metric: str) -> Estimate:
-        """Return by how much a figure of a model is above that of another, a perplexity how many times it."""
-        return comparison(metric, self._values[model][metric], self._values[base][metric])
+    def comparison(self, model: str, base: str, metric: str) -> Estimate | None:
+        """Return by how much a figure of a model is above that of another, a perplexity how many times it.
+
+        None where they are shared out to different counts, such as the tokens of different tokenizers.
+        """
+        ours, theirs = self._values[model][metric], self._values[base][metric]
+        if any(count != other for (_, count), (_, other) in zip(ours, theirs, strict=True)):
+            return None
+        return comparison(metric, ours, theirs)
 
     def by_group(self, model: str, metric: str) -> dict[str, Estimate]:
         """Return a figure of each group; nothing where the task has none."""
@@ -69,7 +75,8 @@ class Result:
                 if groups := self.by_group(model, metric):
                     figure["groups"] = {group: finite(each) for group, each in groups.items()}
                 if model != base:
-                    figure["beside_first"] = finite(self.comparison(model, base, metric))
+                    beside = self.comparison(model, base, metric)
+                    figure["beside_first"] = finite(beside) if beside else None
                 figures[metric] = figure
             models[model] = figures
         items: dict[str, object] = {}
