@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 import pytest
 import torch
 
-from receptance import native
+from receptance import checkpoints, load, native
 from receptance.errors import ConfigError
 from receptance.inspection import inspect
 from receptance.runtimes import NativeModel
+from tests.checkpoints.tuning.test_tuned_state import random_state
 from tests.inference.models import as_loaded
 from tests.models.examples import EXAMPLES, example
 
@@ -45,6 +49,29 @@ def test_the_native_runtime_finds_what_float64_finds(generation: str) -> None:
     close(found.memory.changes, truth.memory.changes.float(), rtol=1e-4, atol=1e-5)
     close(found.predictions.surprisals, truth.predictions.surprisals.float(), rtol=1e-4, atol=1e-5)
     close(found.decays.rates, truth.decays.rates.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("runtime", ["torch", "native"])
+def test_a_text_begins_from_the_tuned_state_with_and_without_a_token(
+    tmp_path: Path, runtime: Literal["torch", "native"]
+) -> None:
+    if runtime == "native" and native.library() is None:
+        pytest.skip("needs the native library")
+    seven = example("7")
+    checkpoints.save(seven, tmp_path / "model.safetensors", state=random_state(seven))
+    dtype = torch.float64 if runtime == "torch" else torch.float32
+    lm = load(tmp_path / "model.safetensors", runtime=runtime, dtype=dtype)
+    truth = load(tmp_path / "model.safetensors", dtype=torch.float64)
+
+    def predicted(*tokens: int) -> torch.Tensor:
+        return truth(torch.tensor([tokens]))[0][0, -1].log_softmax(-1)
+
+    whole, without = predicted(3, 17, 17, 0, 28), predicted(3, 17, 0, 28)
+    unread = truth.model(TEXT[None, :5])[0][0, -1].detach().log_softmax(-1)
+    assert float((whole - unread).abs().max()) > 1e-3, "the state counts, or nothing was tested"
+    found = inspect(lm, TEXT).influence.divergence[5, 1]
+    bounds = {"rtol": 1e-9, "atol": 1e-12} if runtime == "torch" else {"rtol": 1e-3, "atol": 1e-5}
+    close(found.double(), (whole.exp() * (whole - without)).sum(), **bounds)
 
 
 @pytest.mark.parametrize(
