@@ -83,7 +83,7 @@ def scored_twice(task: str, limit: int) -> Data:
     theirs = []
     for item in items:
         assert isinstance(item, ScoredItem)  # no task here is answered in words
-        theirs.append(item.kept([score(request) for request in item.requests(encoding)]))
+        theirs.append(item.kept([score(request) for request in item.requests(encoding)], encoding))
     result = Result(items, {"ours": ours, "theirs": theirs})
     metric = "acc_norm" if "acc_norm" in result.metrics else "acc"
     differences = torch.tensor([[*chain(*ours)], [*chain(*theirs)]], dtype=torch.float64).diff(dim=0)

@@ -123,7 +123,8 @@ def test_a_store_is_asked_of_models_that_share_its_tokenizer(
     text = json.loads(capsys.readouterr().out)
     for one, other in zip(tokens["results"].values(), text["results"].values(), strict=True):
         for ours, others in zip(one["models"].values(), other["models"].values(), strict=True):
-            assert ours == {"token_perplexity": others["token_perplexity"]}
+            assert ours == {name: others[name] for name in others if name != "word_perplexity"}
+            assert "bits_per_byte" in ours
     assert list(tokens["by_position"].values()) == list(text["by_position"].values())
     world = random_model(vocabulary_size=65536)
     checkpoints.save(world, folder / "two.safetensors", tokenizer="world")

@@ -81,4 +81,4 @@ def _scored(
         waiting[key][place] = scores
         if len(waiting[key]) == len(requests[key]):
             found = waiting.pop(key)
-            yield key, items[key].kept([found[place] for place in range(len(found))])
+            yield key, items[key].kept([found[place] for place in range(len(found))], encoding)

@@ -53,7 +53,7 @@ class ScoredItem(Item):
         """Return what is to be scored."""
 
     @abstractmethod
-    def kept(self, scores: Sequence[Scored]) -> Kept:
+    def kept(self, scores: Sequence[Scored], encoding: Encoding) -> Kept:
         """Return what of the scores is kept."""
 
 
@@ -95,7 +95,7 @@ class Choice(ScoredItem):
         """Return the choices."""
         return [encoding.pair(context, f" {ending}") for context, ending in self.pairs]
 
-    def kept(self, scores: Sequence[Scored]) -> Kept:
+    def kept(self, scores: Sequence[Scored], encoding: Encoding) -> Kept:
         """Return the log likelihood of each choice."""
         return [each.log_likelihood for each in scores]
 
@@ -129,7 +129,7 @@ class Completion(ScoredItem):
         """Return the one ending."""
         return [encoding.pair(self.context, self.ending)]
 
-    def kept(self, scores: Sequence[Scored]) -> Kept:
+    def kept(self, scores: Sequence[Scored], encoding: Encoding) -> Kept:
         """Return the log likelihood, and whether the model would write the ending."""
         return [scores[0].log_likelihood, scores[0].is_greedy]
 
@@ -178,7 +178,7 @@ class Document(ScoredItem):
         whole = self.whole(encoding)
         return list(self.window.requests(whole.continuation, whole.context)) if self.window else [whole]
 
-    def kept(self, scores: Sequence[Scored]) -> Kept:
+    def kept(self, scores: Sequence[Scored], encoding: Encoding) -> Kept:
         """Return the number of tokens, their loss in nats, and that of the first 1, 2, 4, 8 and so on."""
         losses = [-value for each in scores for value in each.log_probabilities.double().tolist()]
         powers = range(len(losses).bit_length() if self.window is None else 0)
@@ -188,9 +188,18 @@ class Document(ScoredItem):
             "first": [math.fsum(losses[: 2**power]) for power in powers],
         }
 
+    @abstractmethod
+    def num_bytes_of(self, kept: Kept) -> int:
+        """Return the bytes of the text, by which its loss is divided."""
+
     def measures(self, kept: Kept) -> Measures:
-        """Return what the loss is per token."""
-        return {"token_perplexity": (kept["nats"], float(kept["tokens"]))}
+        """Return what the loss is per byte and token."""
+        nats, num_bytes = kept["nats"], float(self.num_bytes_of(kept))
+        return {
+            "bits_per_byte": (nats / math.log(2), num_bytes),
+            "byte_perplexity": (nats, num_bytes),
+            "token_perplexity": (nats, float(kept["tokens"])),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,15 +227,13 @@ class Text(Document):
         """Return the text as tokens."""
         return encoding.whole(self.text)
 
+    def num_bytes_of(self, kept: Kept) -> int:
+        """Return the bytes that count."""
+        return self.num_bytes
+
     def measures(self, kept: Kept) -> Measures:
         """Return what the loss is per byte, token and word."""
-        nats, num_bytes = kept["nats"], float(self.num_bytes)
-        return {
-            "bits_per_byte": (nats / math.log(2), num_bytes),
-            "byte_perplexity": (nats, num_bytes),
-            **super().measures(kept),
-            "word_perplexity": (nats, float(self.num_words)),
-        }
+        return super().measures(kept) | {"word_perplexity": (kept["nats"], float(self.num_words))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +262,15 @@ class Tokens(Document):
         if tokens and tokens[-1] == tokenizer.end_of_text:
             tokens = tokens[:-1]
         return Request(encoding.prompt(""), tokens)
+
+    def kept(self, scores: Sequence[Scored], encoding: Encoding) -> Kept:
+        """Return what is kept of any document, and the bytes that its tokens stand for."""
+        num_bytes = len(encoding.tokenizer.decode_bytes(self.tokens))
+        return super().kept(scores, encoding) | {"bytes": num_bytes}
+
+    def num_bytes_of(self, kept: Kept) -> int:
+        """Return the bytes that the tokens stand for."""
+        return int(kept["bytes"])
 
 
 def _place_of_largest(values: Sequence[float]) -> int:
