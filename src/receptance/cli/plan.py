@@ -28,9 +28,10 @@ def plan(
     """Say how much memory, disk and time a recipe takes, before anything runs.
 
     The memory is that of all tensors of a step when they are the most, counted on a model without numbers;
-    the program takes some 300 MiB more, and what an allocator keeps between tensors comes on top. The time
-    of a step is an estimate: with --flops that of the matrix products alone, the least that it can be,
-    otherwise what one and two layers take here for some seconds.
+    on a CPU also of the gaps that the C library keeps between them, and of the program, so that it is about
+    the most that the process will have: up to a quarter more with activation checkpointing. On a GPU the
+    program and its allocator take more. The time of a step is an estimate: with --flops that of the matrix
+    products alone, the least that it can be, otherwise what one and two layers take here for some seconds.
 
     Parameters
     ----------

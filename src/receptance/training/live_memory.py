@@ -2,7 +2,7 @@
 
 On the meta device nothing is computed and nothing is taken, but every tensor has its size and its end, so
 what is counted there is what the same work would take: what autograd keeps, what the way back needs besides,
-and when each is freed.
+and when each is freed. That order decides too how far a heap grows in which tensors lie side by side.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from receptance.training.heap import Heap
+
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
     """Counts, as a context manager, the bytes of the tensors that are made in it, by what they are made for.
@@ -30,12 +32,18 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         self._now: Counter[str] = Counter()
         self._most = 0
         self._at_most: Mapping[str, int] = {}
-        self._sizes: dict[weakref.ref[torch.UntypedStorage], tuple[str, int]] = {}
+        self._heap = Heap()
+        self._sizes: dict[weakref.ref[torch.UntypedStorage], tuple[str, int, int]] = {}  # and where it lies
 
     @property
     def peak(self) -> Mapping[str, int]:
         """The bytes of each purpose at the moment when they were the most together."""
         return self._at_most
+
+    @property
+    def heap_bytes(self) -> int:
+        """How large a heap must be for all of it, the gaps between tensors among it."""
+        return self._heap.most
 
     @contextmanager
     def purpose(self, name: str) -> Iterator[None]:
@@ -64,11 +72,13 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         reference = weakref.ref(storage, self._forget)
         if reference in self._sizes:
             return  # of a view, or of what was changed in place
-        self._sizes[reference] = self._purpose, storage.nbytes()
+        place = self._heap.allocate(storage.nbytes())
+        self._sizes[reference] = self._purpose, storage.nbytes(), place
         self._now[self._purpose] += storage.nbytes()
         if (together := self._now.total()) > self._most:
             self._most, self._at_most = together, dict(self._now)
 
     def _forget(self, reference: weakref.ref[torch.UntypedStorage]) -> None:
-        purpose, size = self._sizes.pop(reference)
+        purpose, size, place = self._sizes.pop(reference)
         self._now[purpose] -= size
+        self._heap.free(place)

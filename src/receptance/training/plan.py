@@ -1,8 +1,10 @@
 """What a recipe will take, before a step is spent: memory, disk, FLOPs, and the time of a step.
 
 A model on the meta device reads a batch, there and back, while the tensors are counted. So the memory is
-that of the very operations that the run will do, and follows from no formula. What the program itself takes,
-and what an allocator keeps between the tensors, comes on top.
+that of the very operations that the run will do, and follows from no formula. On a CPU, what lies between
+the tensors follows from their order, and what the program itself takes is what this process has already, and
+what it will load with the first step. All of it together was within 5 % of what runs took, but with activation
+checkpointing, whose heap has more gaps than this order tells, 6 to 22 % below (benchmarks/plans.py).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from receptance.checkpoints.stored_model import empty_model
 from receptance.data.memory import available_bytes
 from receptance.data.windows import Batch
 from receptance.errors import ConfigError, DataError
+from receptance.inference.machine import resident_bytes
 from receptance.models import AnyModel, State
 from receptance.models import Config as ModelSizes
 from receptance.training.chunks import backward
@@ -36,6 +39,10 @@ from receptance.training.timetable import Stage, Timetable
 
 _BATCHES = 2  # that are read: the gradients of the first are there when the second is
 _CHUNKS = 3  # of a context that are read: a first, a last, and one between
+# Of code that is read when it is first used, stacks of threads, and buffers of libraries; measured, see
+# benchmarks/plans.py.
+_FIRST_USE_BYTES = 85 * 2**20
+_PROGRAM_BYTES = 240 * 2**20  # where the system does not say what this process has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +56,17 @@ class Memory:
     gradients: int  # of the weights; and, on the way back, of what lies between
     activations: int  # kept for the way back
     logits: int  # which become their own gradient
+    gaps: int  # that the C library keeps between tensors; 0 where it does not allocate them
+    program: int  # Python, torch and what else is in this process; 0 on another device than the CPU
+
+    @property
+    def tensors(self) -> int:
+        """All tensors together."""
+        return self.peak - self.gaps - self.program
 
     @property
     def peak(self) -> int:
-        """All of them together."""
+        """All of it together: on a CPU about the most that the process will have of the machine's memory."""
         return sum(vars(self).values())
 
 
@@ -118,12 +132,13 @@ def plan(config: Config, *, processes: int = 1, flops: float | None = None) -> P
             '"ddp", by --distributed.strategy=ddp, for what a process takes with the whole model: more.'
         )
     timetable.check_shares(teams)
+    program = _program_bytes(config)
     model = _planned(config)
     optimizer = MasterAdamW(model, config.optimizer, config.groups)
     steps = timetable.num_steps
     stages = []
     for stage in timetable.stages:
-        memory = _memory(config, stage, model, optimizer, teams)
+        memory = _memory(config, stage, model, optimizer, teams, program)
         seconds = _seconds(config, stage, model, memory, processes, flops)
         stages.append(StagePlan(stage=stage, memory=memory, seconds_per_step=seconds))
     snapshot = _size(optimizer.state())
@@ -161,12 +176,22 @@ def _vocabulary_of_text(config: Config) -> int:
         ) from error
 
 
-def _memory(config: Config, stage: Stage, model: AnyModel, optimizer: MasterAdamW, teams: int) -> Memory:
+def _program_bytes(config: Config) -> int:
+    """Return what a process has beside all that is made for the run."""
+    if torch.device(config.run.device).type != "cpu":
+        return 0
+    return (resident_bytes() or _PROGRAM_BYTES) + _FIRST_USE_BYTES
+
+
+def _memory(
+    config: Config, stage: Stage, model: AnyModel, optimizer: MasterAdamW, teams: int, program: int
+) -> Memory:
     """Count what a process holds while it takes a step."""
     live = LiveMemory()
     batches = stage.batches(stage.first_step, rank=0, world_size=teams)
-    is_on_cpu = torch.device(config.run.device).type == "cpu" and "native" in kernels.available("norm_mix")
-    with live, kernels.use(norm_mix="native" if is_on_cpu else "reference"):
+    is_on_cpu = torch.device(config.run.device).type == "cpu"
+    is_native = is_on_cpu and "native" in kernels.available("norm_mix")
+    with live, kernels.use(norm_mix="native" if is_native else "reference"):
         for _, size in itertools.islice(batches, _BATCHES):
             _read(config, stage, model, optimizer, size, live)
     optimizer.discard()
@@ -182,6 +207,8 @@ def _memory(config: Config, stage: Stage, model: AnyModel, optimizer: MasterAdam
         gradients=live.peak.get("gradients", 0),
         activations=live.peak.get("activations", 0),
         logits=live.peak.get("logits", 0),
+        gaps=live.heap_bytes - sum(live.peak.values()) if is_on_cpu else 0,
+        program=program,
     )
 
 
@@ -231,7 +258,7 @@ def _seconds(
         passes = 4 / 3 if reads_twice else 1.0
         return stage.tokens_per_step * flops_per_token(model) * passes / (flops * processes)
     is_here = torch.device(config.run.device).type == "cpu" or torch.cuda.is_available()
-    if processes > 1 or not is_here or memory.peak > available_bytes():
+    if processes > 1 or not is_here or memory.tensors + memory.gaps > available_bytes():
         return None
     return measured_seconds(config, stage, model.config)
 
