@@ -36,7 +36,7 @@ def recipe(tmp_path: Path) -> str:
 def test_a_plan_needs_no_text_and_says_whether_the_run_fits(
     recipe: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["plan", recipe, "--flops", "1e12", "--memory", "1e9", "--json"]) == 0
+    assert main(["plan", recipe, "--flops", "1e12", "--memory", "1e12", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["tokens"] == 10 * 2 * 64
     assert found["fits"]

@@ -3,8 +3,8 @@
 A model on the meta device reads a batch, there and back, while the tensors are counted. So the memory is
 that of the very operations that the run will do, and follows from no formula. On a CPU, what lies between
 the tensors follows from their order, and what the program itself takes is what this process has already, and
-what it will load with the first step. All of it together was within 5 % of what runs took, but with activation
-checkpointing, whose heap has more gaps than this order tells, 6 to 22 % below (benchmarks/plans.py).
+what it will load with the first step. All of it together was within 5 % of what runs took, but 6 to 22 %
+below with activation checkpointing (benchmarks/plans.py).
 """
 
 from __future__ import annotations
