@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.models import SHAPES, random_model
-from benchmarks.report import add_numbers, add_output, line, picture, publish, setting
+from benchmarks.report import Interim, add_numbers, add_output, line, picture, publish, setting
 from receptance.inference.fresh_process import Report, call_in_fresh_process
 from receptance.inference.machine import resident_bytes
 from receptance.quantization.packed import FORMATS, Format
@@ -134,7 +134,9 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
             window=arguments.window,
             threads=arguments.threads,
         )
-        curves[f"RWKV-4 169M, {matrix_format}"] = call_in_fresh_process(work, show)
+        name = f"RWKV-4 169M, {matrix_format}"
+        curves[name] = call_in_fresh_process(work, show)
+        yield Interim(f"- {name}: {curves[name]}")
     work = partial(pythia, longest=arguments.tokens, threads=arguments.threads)
     curves["Pythia 160M of transformers, bfloat16"] = call_in_fresh_process(work, show)
     yield ""

@@ -1,4 +1,4 @@
-"""What every benchmark does with its report: each line is shown when it is known, the whole kept if asked."""
+"""What every benchmark does with its report: each line is shown, and kept if asked, when it is known."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from receptance import atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,15 +53,31 @@ def picture(title: str, figure: Figure, report: Path) -> Iterator[str]:
     yield f"![{title}]({report.with_suffix('.png').name})"
 
 
+class Interim(str):
+    """A line of what is known so far, which the finished report does without."""
+
+
 def publish(title: str, lines: Iterable[str], output: Path | None) -> None:
-    """Print the lines as they come; write them under a title when all are there."""
-    kept = []
+    """Print the lines as they come, and write them under a title.
+
+    Until all are there, those that are stand in `NAME.unfinished.md` beside the output, so that a benchmark
+    which is interrupted loses none, and the report before it is still there.
+    """
+    unfinished = output and output.with_suffix(f".unfinished{output.suffix}")
+    kept: list[str] = []
     for text in lines:
-        print(text, flush=True)
+        print(text, flush=True, file=sys.stderr if isinstance(text, Interim) else sys.stdout)
         kept.append(text)
-    if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(f"# {title}\n\n" + "\n".join(kept) + "\n", encoding="utf-8")
+        if unfinished:
+            _write(unfinished, title, kept)
+    if output and unfinished:
+        _write(output, title, [text for text in kept if not isinstance(text, Interim)])
+        unfinished.unlink(missing_ok=True)
+
+
+def _write(path: Path, title: str, lines: Iterable[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(path, f"# {title}\n\n" + "\n".join(lines) + "\n")
 
 
 def milliseconds(taken: Sequence[float]) -> list[str]:

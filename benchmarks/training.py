@@ -24,7 +24,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from benchmarks.report import add_output, publish, setting
+from benchmarks.report import Interim, add_output, publish, setting
 
 if TYPE_CHECKING:
     from receptance.models import AnyModel
@@ -267,8 +267,9 @@ def report(arguments: argparse.Namespace, shape: Shape, names: Sequence[str]) ->
     taken: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(arguments.rounds):
         for name in names:
-            taken[name] += measure(name, arguments)
-            print(f"round {turn + 1}, {name}: best so far {min(taken[name]):.3f} s", file=sys.stderr)
+            found = measure(name, arguments)
+            taken[name] += found
+            yield Interim(f"- round {turn + 1}, {name}: {', '.join(f'{x:.4f}' for x in found)} s")
     yield ""
     yield "| a step of | best, s | median, s | best, tokens/s | median, tokens/s | best, TFLOP/s | MFU |"
     yield "|---|---:|---:|---:|---:|---:|---:|"
