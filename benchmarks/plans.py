@@ -47,7 +47,7 @@ class Case:
     layers: int
     channels: int
     context: int = 256
-    batch: int = 4
+    batch: int = 2
     accumulation: int = 1
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     activation_checkpointing: bool = False
@@ -81,7 +81,7 @@ class Case:
 
 CASES = (
     Case(generation="4", layers=6, channels=512),
-    Case(generation="4", layers=12, channels=768, batch=2, dtype="float32"),
+    Case(generation="4", layers=12, channels=768, batch=1, dtype="float32"),
     Case(generation="5", layers=6, channels=512, activation_checkpointing=True),
     Case(generation="5", layers=12, channels=256, dtype="float32", accumulation=2),
     Case(generation="6", layers=6, channels=512, accumulation=2),

@@ -6,6 +6,7 @@ two. Of a batch that would take long, a part is read, and counts for all of it.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,22 +23,31 @@ from receptance.training.optimizer import MasterAdamW
 from receptance.training.session import placed
 from receptance.training.timetable import Stage
 
-_SECONDS = 3.0  # that one reading of a batch may take here
-_REPEATS = 3  # of which the quickest counts
+_SECONDS = 2.0  # that one reading of a batch may take here
+_TURNS = 4  # that are counted at the least; more where they are short
 
 
 def measured_seconds(config: Config, stage: Stage, sizes: ModelSizes) -> float:
-    """Return the seconds that a step of this stage will take; the memory of two layers is needed for it."""
+    """Return the seconds that a step of this stage will take; the memory of both models is needed for it.
+
+    The two take steps by turns, and the median over the turns counts, so that a machine which is slower for
+    a while is so for both.
+    """
     one, two = (replace(sizes, num_layers=layers) for layers in (1, 2))
     batch, context = _part(config, stage, two)
-    reading, update = _times(config, one, batch, context, stage.accumulation > 1)
-    longer_reading, longer_update = _times(config, two, batch, context, stage.accumulation > 1)
-    reading += (longer_reading - reading) * (sizes.num_layers - 1)
-    update += (longer_update - update) * (sizes.num_layers - 1)
+    steps = [_step(config, model, batch, context, stage.accumulation > 1) for model in (one, two)]
     parts = stage.accumulation * stage.batch_size * stage.context / (batch * context)
     if reads_chunks_twice(config, stage):
         parts *= 4 / 3  # the way back takes as long as two readings
-    return parts * reading + update
+    for step in steps:
+        step()  # warms up
+    began, found = time.perf_counter(), list[float]()
+    while len(found) < _TURNS or time.perf_counter() - began < _SECONDS:
+        (reading, update), (longer_reading, longer_update) = (step() for step in steps)
+        reading += (longer_reading - reading) * (sizes.num_layers - 1)
+        update += (longer_update - update) * (sizes.num_layers - 1)
+        found.append(parts * reading + update)
+    return statistics.median(found)
 
 
 def reads_chunks_twice(config: Config, stage: Stage) -> bool:
@@ -54,10 +64,10 @@ def _part(config: Config, stage: Stage, sizes: ModelSizes) -> tuple[int, int]:
     return max(min(stage.batch_size, room // context), 1), context
 
 
-def _times(
+def _step(
     config: Config, sizes: ModelSizes, batch: int, context: int, accumulates: bool
-) -> tuple[float, float]:
-    """Return the seconds in which a model reads a batch, there and back, and those of its update."""
+) -> Callable[[], tuple[float, float]]:
+    """Return a call that reads a batch, there and back, updates the model, and says how long each took."""
     model = placed(empty_model(sizes).to_empty(device="cpu"), config, ALONE)
     with torch.no_grad():
         for weight in model.parameters():
@@ -72,16 +82,13 @@ def _times(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.collect()
 
-    times = []
-    for _ in range(_REPEATS):
+    def step() -> tuple[float, float]:
         if accumulates:
             read()
         reading = _seconds(read, model.device)
-        times.append(
-            (reading, _seconds(lambda: optimizer.step(0.0, config.training.gradient_clip), model.device))
-        )
-    readings, updates = zip(*times, strict=True)
-    return min(readings), min(updates)
+        return reading, _seconds(lambda: optimizer.step(0.0, config.training.gradient_clip), model.device)
+
+    return step
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
