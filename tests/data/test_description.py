@@ -35,6 +35,25 @@ def test_a_description_with_entries_of_the_future_is_read(folder: Path) -> None:
     assert read_description(folder).tokenizer == "bytes"
 
 
+def test_a_description_of_a_later_version_asks_for_an_update(folder: Path) -> None:
+    change(folder, version=2, splits="something else")
+    with pytest.raises(DataError, match=r"data\.json: is of version 2, .* up to 1 .* Update receptance"):
+        read_description(folder)
+    contents = json.loads((folder / "data.json").read_text())
+    del contents["version"], contents["splits"]  # as before there were versions
+    (folder / "data.json").write_text(json.dumps(contents))
+    with pytest.raises(DataError, match=r"splits: .*missing|splits: .*required"):
+        read_description(folder)
+
+
+def test_a_text_and_a_folder_of_nothing_are_told_how_to_be_prepared(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(DataError, match=r"is a file.* receptance prepare .*a\.txt --output FOLDER"):
+        read_description(tmp_path / "a.txt")
+    with pytest.raises(DataError, match=r"Make it: receptance prepare TEXT… --output .*nothing"):
+        read_description(tmp_path / "nothing")
+
+
 @pytest.mark.parametrize(
     ("contents", "message"),
     [

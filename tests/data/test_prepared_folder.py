@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
+import receptance
 from receptance.data import prepare, read_description
 
 
@@ -53,3 +59,32 @@ def test_the_tail_of_many_sources_is_one_entry(tmp_path: Path) -> None:
     assert 0 < others.documents == 60 - len(listed)
     splits = description.splits.values()
     assert sum(source.tokens for source in description.sources) == sum(split.tokens for split in splits)
+
+
+FULL_DISK = """
+import resource, sys
+from receptance.data import prepare, shards, unpacking
+from receptance.errors import DataError
+unpacking.CHUNK_BYTES = shards.SHARD_BYTES = 10_000
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), -1))
+try:
+    prepare(sys.argv[1], sys.argv[2], tokenizer="bytes")
+except DataError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("size", [5_000, 60_000], ids=["while tokenising", "while joining"])
+def test_a_full_disk_says_so_and_what_is_done_is_kept(tmp_path: Path, size: int) -> None:
+    pytest.importorskip("resource")
+    texts = [f"document {i} " + "x" * 90 for i in range(400)]
+    source = write_lines(tmp_path / "a.jsonl", texts)
+    out = tmp_path / "out"
+    environment = os.environ | {"PYTHONPATH": str(Path(receptance.__file__).parents[1])}
+    command = [sys.executable, "-c", FULL_DISK, str(source), str(out), str(size)]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert told.startswith(f"{out}: cannot be written: File too large.")
+    assert "Make room" in told
+    left = {path.suffix for path in out.rglob("*") if path.is_file()} if out.exists() else set()
+    assert left == (set() if size < 10_000 else {".safetensors"})
+    assert prepare(source, out, tokenizer="bytes").splits["train"].documents > 300

@@ -37,17 +37,17 @@ def test_the_fields_say_what_a_row_is(row: object, text: str) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (1, "here: this is a int, but an object"),
+        (1, "here: this is a number, but an object"),
         ({"a": 1}, r"here: this object has no field 'text'; its fields: 'a'\. .*'messages'"),
-        ({"text": 1}, "here: the field 'text' is a int"),
-        ({"messages": "Hi"}, "here: messages is a str, but a list"),
-        ({"messages": ["Hi"]}, r"here: messages\[0\] is a str, but an object"),
+        ({"text": 1}, "here: the field 'text' is a number"),
+        ({"messages": "Hi"}, "here: messages is a text, but a list"),
+        ({"messages": ["Hi"]}, r"here: messages\[0\] is a text, but an object"),
         ({"messages": [{"content": "Hi"}]}, r"here: messages\[0\] has neither a role"),
         ({"messages": [{"role": "pope", "content": "Hi"}]}, r"\[0\]: role is 'pope', but it must be one of"),
         ({"messages": [{"role": "user"}]}, r"here: messages\[0\] has no 'content'"),
         ({"messages": [{"role": "user", "content": [1]}]}, "field 'content' is a list"),
         ({"messages": [{"role": "assistant", "tool_calls": [1]}]}, "has tool_calls, which"),
-        ({"prompt": None, "completion": "Yes"}, "field 'prompt' is a NoneType"),
+        ({"prompt": None, "completion": "Yes"}, "field 'prompt' is null"),
     ],
 )
 def test_a_row_that_is_none_says_where_and_why(row: object, message: str) -> None:

@@ -108,10 +108,10 @@ def test_json_lines_give_the_chosen_field(tmp_path: Path) -> None:
     ("line", "message"),
     [
         (b'["text"]', r"a\.jsonl:2: this is a list, but an object"),
-        (b'"text"', r"a\.jsonl:2: this is a str"),
+        (b'"text"', r"a\.jsonl:2: this is a text"),
         (b'{"id": 1, "body": "x"}', r"a\.jsonl:2: this object has no field 'text'; its fields: 'id', 'body'"),
         (b"{}", r"a\.jsonl:2: .* its fields: none"),
-        (b'{"text": null}', r"a\.jsonl:2: the field 'text' is a NoneType"),
+        (b'{"text": null}', r"a\.jsonl:2: the field 'text' is null"),
         (b'{"text": ', r"a\.jsonl:2: this line is not JSON"),
         (b"[" * 100_000, r"a\.jsonl:2: this line is not JSON"),
         (b'{"text": "\xff"}', r"a\.jsonl:2: byte 25 \(0xff\) is not UTF-8"),

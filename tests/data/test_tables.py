@@ -86,6 +86,24 @@ def test_a_damaged_parquet_file_is_named(parquet: Path, damage: str) -> None:
         texts_of(parquet)
 
 
+def test_no_wrong_byte_in_the_footer_of_a_parquet_file_ends_the_process(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), tmp_path / "a.parquet"
+    pytest.importorskip("pyarrow.parquet").write_table(
+        pyarrow.Table.from_pylist([{"text": "a"}] * 3), parquet
+    )
+    content = parquet.read_bytes()
+    begin = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    refused = 0
+    for place in range(begin, len(content) - 8):
+        for bit in (1, 4, 64):  # asked for the size of a column, pyarrow 26 does at some
+            parquet.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+            try:
+                texts_of(parquet)
+            except DataError:
+                refused += 1
+    assert refused > 100
+
+
 def test_datasets_on_the_disk_are_read_by_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(tables, "ROWS_A_CHUNK", 70)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from receptance.checkpoints.stored_model import empty_model
+from receptance.errors import ConfigError
 from receptance.models import RWKV4Config, RWKV6Config, RWKV7Config
 from receptance.training import flops_per_token, matmul_peak
 
@@ -31,3 +32,8 @@ def test_later_generations_count_their_low_rank_matrices_too() -> None:
 
 def test_the_peak_is_a_rate_that_a_machine_can_have() -> None:
     assert 1e8 < matmul_peak(torch.float32) < 1e17
+
+
+def test_a_device_that_is_not_there_is_named_by_its_key() -> None:
+    with pytest.raises(ConfigError, match=r"run\.device is 'nonsense', which torch cannot use"):
+        matmul_peak(torch.float32, "nonsense")

@@ -105,6 +105,14 @@ def test_a_saved_config_loads_as_the_same(recipe: Path, tmp_path: Path) -> None:
         (["--run.folder=runs/a=b"], "run", "folder", Path("runs/a=b")),
         (["--run.seed=1", "--run.seed=2"], "run", "seed", 2),
         (["--model.generation=4"], "model", "generation", "4"),
+        (["--model.version=5.0"], "model", "version", "5.0"),
+        (["--optimizer.betas=0.9,0.95"], "optimizer", "betas", (0.9, 0.95)),
+        (["--optimizer.betas=(0.9, 0.95)"], "optimizer", "betas", (0.9, 0.95)),
+        (["--training.max_tokens=332e9"], "training", "max_tokens", 332_000_000_000),
+        (["--training.compile=True"], "training", "compile", True),
+        (["--training.compile", "--run.seed=2"], "run", "seed", 2),
+        (["--run.seed=2", "--training.compile"], "training", "compile", True),
+        (["--training.compile", "false"], "training", "compile", False),
     ],
 )
 def test_an_override_is_read_as_its_keys_type(
@@ -113,6 +121,16 @@ def test_an_override_is_read_as_its_keys_type(
     found = getattr(getattr(load_config(recipe, words), section), name)
     assert found == value
     assert type(found) is type(value) or isinstance(value, Path)
+
+
+def test_a_recipe_may_write_numbers_as_people_do(tmp_path: Path) -> None:
+    text = SMALLEST.replace("[model]", "[model]\ngeneration = 5\nversion = 5.0")
+    text = text.replace("max_steps = 3", "max_steps = 1e3")
+    (tmp_path / "recipe.toml").write_text(text)
+    config = load_config(tmp_path / "recipe.toml")
+    assert (config.model.generation, config.model.version) == ("5", "5.0")
+    assert config.training.max_steps == 1000
+    assert type(config.training.max_steps) is int
 
 
 @pytest.mark.parametrize(
@@ -131,7 +149,9 @@ def test_an_override_is_read_as_its_keys_type(
         ("--training.batch_size=many", ["training.batch_size is 'many'", "valid integer"]),
         ("--training.batch_size=1.5", ["training.batch_size is 1.5", "valid integer"]),
         ("--training.batch_size=true", ["training.batch_size is True", "valid integer"]),
-        ("--training.compile=1", ["training.compile is 1", "valid boolean"]),
+        ("--training.compile=1", ["training.compile is 1", "valid boolean", "true or false"]),
+        ("--optimizer.betas=much", ["optimizer.betas is 'much'", "such as [1, 2]"]),
+        ("--batch-size=8", ["'--batch-size=8'", "Did you mean 'training.batch_size'"]),
         ("--training.dtype=float16", ["training.dtype is 'float16'", "'bfloat16' or 'float32'"]),
         ("--training.max_minutes=inf", ["training.max_minutes is inf", "finite"]),
         ("--optimizer.betas=[0.9]", ["optimizer.betas is [0.9]", "a value more"]),

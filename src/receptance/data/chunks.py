@@ -108,7 +108,7 @@ class DocumentReader:
                 raise DataError(
                     f"{origin}: character {error.start:,} of the text is half a surrogate pair "
                     f"(\\u{ord(document.text[error.start]):04x}), which no text contains. "
-                    'Correct the file, or read it with errors "replace" or "skip".'
+                    "Correct the file, or read it with --errors replace or --errors skip."
                 ) from error
             if self.errors == "skip":
                 self.undecodable += 1
@@ -127,9 +127,11 @@ class DocumentReader:
                 self.undecodable += 1
                 return None
             hint = " It looks like UTF-16." if data.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
+            known = "UTF-16" if hint else "LATIN1"
             raise DataError(
                 f"{origin}: byte {position + error.start:,} (0x{data[error.start]:02x}) is not UTF-8.{hint} "
-                'Convert the file, or read it with errors "replace" or "skip".'
+                f"Convert the file (such as by iconv -f {known} -t UTF-8), or read it with --errors replace "
+                "or --errors skip."
             ) from error
 
 

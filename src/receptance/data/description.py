@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ TRAIN = "train"
 VALIDATION = "validation"
 SPLITS = (TRAIN, VALIDATION)
 
+VERSION = 1
 _LARGEST_BYTES = 100_000  # checking takes several hundred times as much memory
 
 
@@ -85,6 +87,7 @@ class Description:
     undecodable: NonNegativeInt  # documents left out because they are not UTF-8
     duplicates: NonNegativeInt  # documents left out because an equal one came before
     made_by: dict[str, Any]  # the arguments, for the reader; no program depends on them
+    version: PositiveInt = VERSION  # of this description and of the files beside it
     sources: tuple[SourceStatistics, ...] = ()  # in order; none of a store that another program made
 
     def write(self, folder: Path) -> None:
@@ -103,20 +106,39 @@ def read_description(folder: str | Path) -> Description:
     Raises DataError where the folder is unfinished, or the file is none that `receptance prepare` writes.
     """
     path = Path(folder) / FILE
+    if Path(folder).is_file():
+        raise DataError(
+            f"{folder} is a file, but a folder is needed that was made of it: receptance prepare {folder} "
+            "--output FOLDER."
+        )
     if not path.exists():
         raise DataError(
-            f"{path}: no such file, so {folder} was not made, or not finished, by `receptance prepare`."
+            f"{path}: no such file, so {folder} was not made, or not finished, by `receptance prepare`. Make "
+            f"it: receptance prepare TEXT… --output {folder}"
         )
     needed = "the description that `receptance prepare` writes"
     contents = whole_file.read(path, limit=_LARGEST_BYTES, needed=needed, error=DataError)
+    _check_version(path, contents)
     try:
         description = TypeAdapter(Description).validate_json(contents, strict=True)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in fault["loc"]) or "the file"
-        raise DataError(f"{path}: {place}: {fault['msg']}. `receptance prepare` writes this file.") from error
+        raise DataError(f"{path}: {place}: {fault['msg']}. Prepare the folder again.") from error
     _check_names(path, description)
     return description
+
+
+def _check_version(path: Path, contents: bytes) -> None:
+    """Refuse a description of a later version, whatever else it says."""
+    with suppress(ValueError, RecursionError):  # what is no JSON is refused afterwards
+        found = json.loads(contents)
+        version = found.get("version") if isinstance(found, dict) else None
+        if isinstance(version, int) and version > VERSION:
+            raise DataError(
+                f"{path}: is of version {version}, but only versions up to {VERSION} are known here. Update "
+                "receptance, or prepare the folder again."
+            )
 
 
 def _check_names(path: Path, description: Description) -> None:

@@ -245,7 +245,10 @@ class TokenStore:
                 f"byte {size_at:,} gives sequence {sequence:,} a size of {size:,} tokens, which ends at byte "
                 f"{pointer + size * self.dtype.itemsize:,} of {self.bin_path.name}, but that holds {held:,}"
             )
-        return DataError(f"{self.idx_path}: {fault}. The index is damaged, or belongs to another .bin.")
+        return DataError(
+            f"{self.idx_path}: {fault}. One of the two was cut off or damaged, or they do not belong "
+            "together. Copy both again, or prepare the text again."
+        )
 
     def _check_borders(self, whole: bool) -> None:
         count = self._borders.size

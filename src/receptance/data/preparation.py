@@ -82,7 +82,7 @@ def prepare(
 
     Raises DataError for what cannot be read, for a document that memory cannot hold, and for an `output` with
     something in it, unless `overwrite`; ConfigError for arguments that make no sense; TokenizerError where
-    there is no such tokenizer; OSError where the disk is full.
+    there is no such tokenizer. A full disk is a DataError too; what is done is kept.
     """
     paths = [sources] if isinstance(sources, str | Path) else list(sources)
     output = Path(output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,10 @@ SHARDS = ".shards"  # the folder of unfinished work in the output
 # How many sources are described one by one, and how many characters their names may have.
 LISTED = 50
 LISTED_CHARACTERS = 4000
+NAMED = 5  # in an error
+
+# A disk, a quota and the largest size of a file.
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 
 
 def fill(
@@ -46,7 +51,7 @@ def fill(
         for shard, numbers in shards:
             joining.add(shard, numbers, weights[numbers[0]])
         statistics = joining.statistics()
-        _refuse_empty({name: split.documents for name, split in statistics.items()})
+        _refuse_empty({name: split.documents for name, split in statistics.items()}, texts.paths)
         _remove_description(output)
         made += [path for split in splits for path in _files(output / split)]
     file = tokenizer.save(output)
@@ -95,7 +100,7 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[list[Path]]:
     try:
         yield made
         shutil.rmtree(output / SHARDS, ignore_errors=True)
-    except BaseException:
+    except BaseException as error:
         if was_empty:
             _remove(made)
         with suppress(OSError):  # of a folder that is not there, or not empty
@@ -103,6 +108,11 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[list[Path]]:
         if not was_there:
             with suppress(OSError):
                 output.rmdir()
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise DataError(
+                f"{output}: cannot be written: {error.strerror}. The tokens are there twice until all "
+                "is done. Make room and run the same again: it goes on where it was."
+            ) from error
         raise
 
 
@@ -123,10 +133,13 @@ def _remove(paths: Iterable[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _refuse_empty(documents: dict[str, int]) -> None:
+def _refuse_empty(documents: dict[str, int], names: Sequence[str]) -> None:
     """Refuse a split without documents, which could only confuse later."""
     if not any(documents.values()):
-        raise DataError("The sources hold no text: every document is empty, or was left out.")
+        raise DataError(
+            f"{', '.join(_first(names, NAMED))}: there is no text in it; every document is empty or was left "
+            "out."
+        )
     for name, count in documents.items():
         if not count:
             raise DataError(

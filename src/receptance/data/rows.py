@@ -10,6 +10,7 @@ What a row is follows from its fields:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,8 @@ def document_of(row: object, text_field: str, origin: str) -> Document:
     """Return the document of a row. Raises DataError, naming `origin`, for a row that is none of these."""
     if not isinstance(row, Mapping):
         raise DataError(
-            f"{origin}: this is a {type(row).__name__}, but an object with a field {text_field!r} is needed."
+            f"{origin}: this is {_kind(row)}, but an object is needed, such as {{{json.dumps(text_field)}: "
+            '"…"}.'
         )
     if text_field in row:
         return Document.plain(_text(row, text_field, origin))
@@ -60,10 +62,23 @@ def document_of(row: object, text_field: str, origin: str) -> Document:
     )
 
 
+def _kind(value: object) -> str:
+    """Say what a value is in the words of JSON; tables hold other things too."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    kinds = ((str, "a text"), ((int, float), "a number"), (Mapping, "an object"), (Sequence, "a list"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), f"a {type(value).__name__}")
+
+
 def _text(row: Row, field: str, origin: str) -> str:
     value = row[field]
     if not isinstance(value, str):
-        raise DataError(f"{origin}: the field {field!r} is a {type(value).__name__}, but text is needed.")
+        raise DataError(
+            f"{origin}: the field {field!r} is {_kind(value)}, but text is needed. Correct the row, or "
+            "take it out."
+        )
     return value
 
 
@@ -76,13 +91,13 @@ def _pair(row: Row, prompt: str, answer: str, origin: str) -> list[Turn]:
 
 def _turns(messages: object, origin: str) -> list[Turn]:
     if not isinstance(messages, Sequence) or isinstance(messages, str):
-        raise DataError(f"{origin} is a {type(messages).__name__}, but a list of messages is needed.")
+        raise DataError(f"{origin} is {_kind(messages)}, but a list of messages is needed.")
     return [_turn(message, f"{origin}[{index}]") for index, message in enumerate(messages)]
 
 
 def _turn(message: object, origin: str) -> Turn:
     if not isinstance(message, Mapping):
-        raise DataError(f"{origin} is a {type(message).__name__}, but an object with a role is needed.")
+        raise DataError(f"{origin} is {_kind(message)}, but an object with a role is needed.")
     role_field, content_field = next((pair for pair in ROLE_AND_CONTENT if pair[0] in message), ("", ""))
     if not role_field:
         raise DataError(f"{origin} has neither a role and content nor a from and value.")

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from receptance import atomic
 from receptance.data.chunks import Chunk, DocumentReader, Errors
@@ -52,8 +52,8 @@ class Shard:
 
     def save(self, path: Path) -> None:
         """Write the shard, whole or not at all."""
-        with atomic.write(path) as temporary:
-            save_file({name: getattr(self, name) for name in _ARRAYS}, temporary, {"key": self.key})
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        atomic.write_bytes(path, save(arrays, {"key": self.key}))
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -164,7 +164,8 @@ class Sources:
             elif Path(path).exists():
                 raise DataError(f'{path} is neither a file nor a folder. Pipe it in, with "-" as the source.')
             else:
-                raise DataError(f"{path}: no such file or folder.")
+                hint = " Fetch it first; a dataset of the hub is hf:ORG/NAME." if "://" in path else ""
+                raise DataError(f"{path}: no such file or folder.{hint}")
 
     def _unpacked(self, path: str, number: int) -> Iterator[_File]:
         """Yield the files to read of an archive that was named directly."""

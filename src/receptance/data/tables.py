@@ -29,6 +29,7 @@ DATASET = "hf:"
 ROWS_AT_ONCE = 1000
 ROWS_A_CHUNK = 10_000  # of a dataset
 BYTES_A_CHUNK = 2**27  # of a Parquet file, unpacked
+PARQUET_ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, NotImplementedError)  # of pyarrow
 
 
 def is_table(path: str) -> bool:
@@ -87,12 +88,12 @@ def rows_of(path: str, first: int, count: int, text_field: str) -> Iterator[dict
     group, skipped = next(
         (group, skipped) for begin, _, group, skipped in _parquet_parts(file, path) if begin == first
     )
-    columns = _wanted(file.schema_arrow.names, text_field)
     try:
+        columns = _wanted(file.schema_arrow.names, text_field)
         batches = file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns)
         rows = (row for batch in batches for row in batch.to_pylist())
         yield from itertools.islice(rows, skipped, skipped + count)
-    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are these
+    except PARQUET_ERRORS as error:
         raise DataError(f"{path}: from row {first + 1} on, this Parquet file is damaged: {error}.") from error
 
 
@@ -104,10 +105,11 @@ def _wanted(columns: list[str], text_field: str) -> list[str]:
 def _parquet_parts(file: Any, path: str) -> Iterator[tuple[int, int, int, int]]:
     """Yield (first row, number of rows, number of the row group, its rows before) of parts of a file."""
     before = 0
+    # Not the sizes of the columns, where a damaged footer lets pyarrow end the process.
+    packed = size_of(path)
     for number in range(file.metadata.num_row_groups):
         group = file.metadata.row_group(number)
         rows = group.num_rows
-        packed = sum(group.column(i).total_compressed_size for i in range(group.num_columns))
         if group.total_byte_size > max(UNPACKED_BYTES, UNPACKED_RATIO * packed):
             raise DataError(
                 f"{path}: from row {before + 1} on, {packed:,} bytes unpack to {group.total_byte_size:,}, "
@@ -125,8 +127,10 @@ def _parquet(path: str) -> Any:  # pyarrow has no types
     file = path if member is None else io.BytesIO(_unpacked(*member))
     try:
         return parquet.ParquetFile(file, page_checksum_verification=True)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {error}.") from error
+    except PARQUET_ERRORS as error:
+        raise DataError(
+            f"{path}: cannot be read as Parquet, so it is damaged, or another kind of file: {error}."
+        ) from error
 
 
 def _unpacked(path: str, name: str) -> bytes:

@@ -74,7 +74,8 @@ def load_tokenizer(path_or_name: str | Path) -> Tokenizer:
         )
     if not found:
         raise TokenizerError(
-            f"{_folder(path)}: has none of {', '.join(_FOUND_BESIDE)}. Give the path of a vocabulary file."
+            f"{path_or_name}: is no vocabulary file (.json, .txt), and {_folder(path)} has none of "
+            f"{', '.join(_FOUND_BESIDE)}. Give the path of one, or a name: {', '.join(ALIASES)}."
         )
     return next(iter(found.values()))
 

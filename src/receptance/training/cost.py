@@ -6,6 +6,7 @@ import time
 
 import torch
 
+from receptance.errors import ConfigError
 from receptance.models import AnyModel
 
 _SIZE = 1024  # rows and columns of the matrices that are multiplied
@@ -27,8 +28,14 @@ def flops_per_token(model: AnyModel) -> int:
 
 
 def matmul_peak(dtype: torch.dtype, device: str | torch.device = "cpu") -> float:
-    """Return the FLOPs a second at which torch multiplies large matrices here, the best of many times."""
-    a, b = (torch.ones(_SIZE, _SIZE, dtype=dtype, device=device) for _ in range(2))
+    """Return the FLOPs a second at which torch multiplies large matrices here, the best of many times.
+
+    Raises ConfigError where torch cannot use the device.
+    """
+    try:
+        a, b = (torch.ones(_SIZE, _SIZE, dtype=dtype, device=device) for _ in range(2))
+    except (RuntimeError, AssertionError) as error:  # torch says in many ways that a device is not there
+        raise ConfigError(f"run.device is {str(device)!r}, which torch cannot use: {error}") from error
     best, end = float("inf"), time.perf_counter() + _SECONDS
     while time.perf_counter() < end:
         began = time.perf_counter()

@@ -6,7 +6,9 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -23,6 +25,8 @@ Tables = dict[str, Any]
 
 _LARGEST_BYTES = 10_000  # the time and memory of a key grow with the square of its parts
 _COMPLAINTS = 10  # that are shown at once
+_EXAMPLES = {"tuple_type": ", such as [1, 2]", "bool_type": ": true or false"}
+_TRUTH = ("true", "false", "True", "False")
 
 _SECTIONS: Mapping[str, type] = get_type_hints(Config)
 _ADAPTER = TypeAdapter(Config)
@@ -31,8 +35,10 @@ _ADAPTER = TypeAdapter(Config)
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe, change it by overrides such as `--training.batch_size=8`, and check the whole.
 
-    An override may leave out its dashes, write `-` for `_`, and put the value into the next word. A value is
-    read as TOML (`[0.9, 0.95]`, `true`, `3e-4`), but for keys that hold text.
+    An override may leave out its dashes, write `-` for `_`, and put the value into the next word; one without
+    a value is true. A value is read as TOML (`[0.9, 0.95]`, `true`, `3e-4`), but for keys that hold text.
+    A list may leave out its brackets, a whole number may be written 1e9, and a name such as 5.2 without
+    quotes.
 
     Raises ConfigError where the file cannot be read, or a key is unknown, missing or out of bounds; the text
     names the key, what came and what was needed.
@@ -48,6 +54,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     except (ValueError, RecursionError) as error:  # numbers too long, lists too deep
         raise ConfigError(f"{path}: this recipe is not valid TOML: {error}.") from error
     overridden = _override(tables, overrides)
+    for section, entries in tables.items():
+        for entry in entries if isinstance(entries, list) else [entries]:
+            if isinstance(entry, dict):
+                entry.update({name: _meant(value, _kinds(section, name)) for name, value in entry.items()})
     return _checked(tables, source=str(path), overridden=overridden)
 
 
@@ -70,15 +80,21 @@ def save_config(config: Config, path: str | Path) -> None:
 def _override(tables: Tables, overrides: Sequence[str]) -> frozenset[str]:
     """Put each override into the tables, and return the keys that it changed."""
     changed = set()
-    words = iter(overrides)
-    for word in words:
+    words = deque(overrides)
+    while words:
+        word = words.popleft()
         key, equals, value = word.removeprefix("--").partition("=")
-        if not equals:
-            value = next(words, "")
         key = key.replace("-", "_")
         section, dot, name = key.partition(".")
+        if not equals and _kinds(section, name) == {bool} and not (words and words[0] in _TRUTH):
+            value = "true"
+        elif not equals:
+            value = words.popleft() if words else ""
         if not (dot and section and name and value):
-            raise ConfigError(f"{word!r} changes nothing. Write --section.key=value, such as --run.seed=1.")
+            hint = "" if dot else _suggestion(key)
+            raise ConfigError(
+                f"{word!r} changes nothing. Write --section.key=value, such as --run.seed=1.{hint}"
+            )
         if get_origin(_SECTIONS.get(section)) is tuple:
             raise ConfigError(
                 f"{word!r}: [[{section}]] is a list of tables, which only the recipe can change."
@@ -86,21 +102,45 @@ def _override(tables: Tables, overrides: Sequence[str]) -> frozenset[str]:
         table = tables.setdefault(section, {})
         if not isinstance(table, dict):
             raise ConfigError(f"[{section}] is {table!r} in the recipe, but it must be a table.")
-        table[name] = _parsed(section, name, value)
+        table[name] = _parsed(value, _kinds(section, name))
         changed.add(key)
     return frozenset(changed)
 
 
-def _parsed(section: str, name: str, value: str) -> object:
+def _parsed(text: str, kinds: Set[object]) -> object:
     """Read the text of an override as TOML, unless its key holds text anyway."""
-    hint = _keys(section).get(name, int)
-    kinds = (hint,) if get_origin(hint) is tuple else get_args(hint) or (hint,)
-    if any(kind in (str, Path) or isinstance(kind, str) for kind in kinds):  # a Literal's kinds are texts
-        return value
-    try:
-        return tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return value
+    if any(kind in (str, Path) or isinstance(kind, str) for kind in kinds):
+        return text
+    if kinds == {bool}:
+        text = text.lower()
+    bracketed = f"[{text.removeprefix('(').removesuffix(')')}]"
+    for attempt in (text, bracketed) if kinds == {tuple} else (text,):
+        with suppress(tomllib.TOMLDecodeError):
+            value = tomllib.loads(f"value = {attempt}")["value"]
+            if kinds != {tuple} or isinstance(value, list):
+                return value
+    return text
+
+
+def _meant(value: object, kinds: Set[object]) -> object:
+    """Return a number as its key needs it: 1e9 as a whole one, and as text where that is a choice, as 5.2."""
+    if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
+        return int(value)
+    if type(value) in (int, float) and str(value) in kinds:
+        return str(value)
+    return value
+
+
+def _kinds(section: str, name: str) -> Set[object]:
+    """Return what a key may hold: types, and the texts of a choice; nothing where there is no such key."""
+
+    def kinds(hint: object) -> Set[object]:
+        if get_origin(hint) is tuple or not get_args(hint):
+            return {get_origin(hint) or hint}
+        return {kind for part in get_args(hint) for kind in kinds(part)}
+
+    hint = _keys(section).get(name)
+    return set() if hint is None else kinds(hint)
 
 
 def _keys(section: str) -> Mapping[str, Any]:
@@ -149,7 +189,8 @@ def _complaint(detail: ErrorDetails, source: str, overridden: frozenset[str]) ->
     if kind == "dataclass_type":
         return f"{where}: [{key}] is {came!r}, but it must be a table."
     needed = needed[0].lower() + needed[1:]
-    return f"{where}: {'.'.join(place)} is {came!r}, but the {needed.replace('input', 'value', 1)}."
+    example = _EXAMPLES.get(kind, "")
+    return f"{where}: {'.'.join(place)} is {came!r}, but the {needed.replace('input', 'value', 1)}{example}."
 
 
 def _suggestion(key: str) -> str:

@@ -231,7 +231,10 @@ def model_config(config: ModelConfig, vocabulary_size: int) -> ModelSizes:
     given = {name: value for name, value in asdict(config).items() if value and name not in NO_SIZES}
     generation = GENERATIONS[config.generation]
     for name in given.keys() - {field.name for field in fields(generation.config)}:
-        raise ConfigError(f"model.{name} is {given[name]!r}, but RWKV-{config.generation} has none.")
+        raise ConfigError(
+            f"model.{name} is {given[name]!r}, but RWKV-{config.generation} has none. "
+            "Leave the key out, or choose another model.generation."
+        )
     return generation.config(**{"vocabulary_size": vocabulary_size, **given})
 
 

@@ -132,7 +132,7 @@ def _packed() -> Iterator[Case]:
     yield Case.of("10,000 empty members", {"a.txt.gz": gzip.compress(b"") * 10_000}, "a.txt.gz", loads=None)
     yield Case.of(
         "a long name in the header",
-        {"a.txt.gz": b"\x1f\x8b\x08\x08" + bytes(6) + b"x" * 5_000_000},
+        {"a.txt.gz": b"\x1f\x8b\x08\x08" + bytes(6) + b"x" * 3_000_000},
         "a.txt.gz",
     )
     if zstd():
