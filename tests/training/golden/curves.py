@@ -9,11 +9,11 @@ Another seed shows what the margins must stay below to tell anything.
 Why RWKV-5 and 6 drift, and 4 and 7 hardly do (in float64 beside float32): the matrices of key and receptance
 take steps that are too long for how the loss bends. Adam's steps stay stable while the rate times the largest
 eigenvalue of the Hessian, over the root of the second moments, is below 2 (1 + beta1) / (1 - beta1) = 38
-(arxiv.org/abs/2207.14484). From step 8 to 20 it is 47 to 124 in RWKV-5.2, nearly all of it along these
-matrices, and 26 to 54 in RWKV-7. So a difference of 5e-6 between two runs is 0.4 after 40 steps, but 1e-5 in
-RWKV-7, and 1e-5 in 5.2 and 2e-5 in 6 where key and receptance are held (in 5.0, 4e-3). Three tenths of the
-rate, ten times the warm-up or an epsilon of Adam's of 1e-4 put it off by 15 to 30 steps and no more, so the
-recipe is left as it is.
+(arxiv.org/abs/2207.14484). At steps 8, 10 and 12 it is 124, 60 and 76 in RWKV-5.2, nearly all of it along
+these matrices, and 35, 54 and 31 in RWKV-7; at step 17 still 100 in RWKV-5.2. So a difference of 5e-6 between
+two runs is 0.4 after 40 steps, but 1e-5 in RWKV-7, and 1e-5 in 5.2 and 2e-5 in 6 where key and receptance are
+held (in 5.0, 4e-3). Three tenths of the rate, ten times the warm-up or an epsilon of 1e-4 in Adam put it off
+by 20 to 35 steps and no more, so the recipe is left as it is.
 """
 
 from __future__ import annotations
