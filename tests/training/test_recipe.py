@@ -106,6 +106,7 @@ def test_a_saved_config_loads_as_the_same(recipe: Path, tmp_path: Path) -> None:
         (["--run.seed=1", "--run.seed=2"], "run", "seed", 2),
         (["--model.generation=4"], "model", "generation", "4"),
         (["--model.version=5.0"], "model", "version", "5.0"),
+        (["--model.version='5.0'"], "model", "version", "5.0"),
         (["--optimizer.betas=0.9,0.95"], "optimizer", "betas", (0.9, 0.95)),
         (["--optimizer.betas=(0.9, 0.95)"], "optimizer", "betas", (0.9, 0.95)),
         (["--training.max_tokens=332e9"], "training", "max_tokens", 332_000_000_000),

@@ -109,7 +109,7 @@ def _override(tables: Tables, overrides: Sequence[str]) -> frozenset[str]:
 
 def _parsed(text: str, kinds: Set[object]) -> object:
     """Read the text of an override as TOML, unless its key holds text anyway."""
-    if any(kind in (str, Path) or isinstance(kind, str) for kind in kinds):
+    if text in kinds or any(kind in (str, Path) for kind in kinds):
         return text
     if kinds == {bool}:
         text = text.lower()
