@@ -55,6 +55,16 @@ def test_several_sources_are_shown_with_their_weights_and_shares(
     assert rows["train"][1:3] == ["200", "1,000"]
 
 
+def test_a_misspelt_option_is_not_taken_for_a_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("text")
+    assert main(["prepare", "a.txt", "--dedup", "-o", "out"]) == 1
+    assert "--dedup is neither an option (see receptance prepare --help)" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
 def test_every_option_reaches_the_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

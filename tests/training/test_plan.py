@@ -123,3 +123,9 @@ def test_without_text_the_vocabulary_is_asked_for(make_config: MakeConfig, tmp_p
     config = replace(config, data=replace(config.data, folder=tmp_path / "nothing"))
     with pytest.raises(ConfigError, match=r"nothing.*--model\.vocabulary_size"):
         plan(config)
+
+
+def test_a_device_that_there_is_not_is_named_by_its_key(make_config: MakeConfig) -> None:
+    config = make_config()
+    with pytest.raises(ConfigError, match=r"run\.device is 'nonsense', which is no device"):
+        plan(replace(config, run=replace(config.run, device="nonsense")))

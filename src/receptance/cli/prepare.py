@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from receptance.cli import terminal
+from receptance.errors import ConfigError
 
 if TYPE_CHECKING:
     from receptance import data
@@ -31,6 +32,7 @@ class Reading:
         tuple[str, ...],
         Parameter(
             negative="",
+            show_default=False,
             consume_multiple=False,
             help='In folders, read files of such a name or path, as "*.py", instead of .txt, JSON and '
             "Parquet; repeatable.",
@@ -40,6 +42,7 @@ class Reading:
         tuple[str, ...],
         Parameter(
             negative="",
+            show_default=False,
             consume_multiple=False,
             help="In folders, leave out files and folders of such a name or path; repeatable.",
         ),
@@ -64,17 +67,16 @@ def prepare(
     weights: Annotated[list[float] | None, Parameter(negative="", consume_multiple=True)] = None,
     validation_fraction: float = 0.01,
     reading: Reading = EVERYTHING,
-    deduplicate: Annotated[bool, Parameter(negative="")] = False,
+    deduplicate: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     processes: int = 0,
-    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    overwrite: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> None:
     """Turn texts, conversations and instructions into tokens to train on.
 
     Each text file is a document, and so is each object of JSON lines or of a JSON array (.jsonl, .ndjson,
     .json) and each row of .parquet and of datasets of the hub (hf:ORG/NAME:SUBSET@SPLIT); .gz, .xz, .bz2 and
-    .zst are unpacked, and a .zip is read as a folder. Rows with messages are conversations, and those with an
-    instruction and an output, or a prompt and a completion, become some: a model reads them whole and learns
-    the answers.
+    .zst are unpacked, and a .zip is read as a folder. Rows with messages are conversations, and an
+    instruction and an output, or a prompt and a completion, are short ones: their answers alone are learnt.
 
     What is held back for validation follows from the text of each document; of fewer than 20 texts, each
     gives its last part. Stopped at any moment, even killed, the same command goes on where it was.
@@ -82,7 +84,7 @@ def prepare(
     Parameters
     ----------
     sources
-        Files, folders and datasets to read; - is standard input.
+        Files, folders and datasets to read, as books/ chats.jsonl.gz hf:ORG/NAME; - is standard input.
     output
         The folder to make: train.bin, train.idx, validation.bin, validation.idx, data.json.
     tokenizer
@@ -102,6 +104,7 @@ def prepare(
     """
     from receptance import data
 
+    _refuse_misspelt_options(sources)
     started = time.perf_counter()
     with _progress() as report:
         description = data.prepare(
@@ -117,6 +120,13 @@ def prepare(
             report=report,
         )
     _print_statistics(output, description, time.perf_counter() - started)
+
+
+def _refuse_misspelt_options(sources: Sequence[str]) -> None:
+    """Refuse what would be taken for a source, because "-" is one."""
+    for source in sources:
+        if source.startswith("--") and not Path(source).exists():
+            raise ConfigError(f"{source} is neither an option (see receptance prepare --help) nor a file.")
 
 
 @contextmanager

@@ -122,7 +122,8 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     least = len(tokenizer_json.ALPHABET) + 1
     if vocabulary_size < least:
         raise TokenizerError(
-            f"a vocabulary of {vocabulary_size} was asked for; the 256 bytes and {END_OF_TEXT} need {least}."
+            f"a vocabulary of {vocabulary_size} was asked for; the 256 bytes and {END_OF_TEXT} need {least}. "
+            "Choose a larger one."
         )
     engine = Tokenizer(models.BPE())
     engine.pre_tokenizer = pre_tokenizers.Sequence(

@@ -176,9 +176,16 @@ def _vocabulary_of_text(config: Config) -> int:
         ) from error
 
 
+def _is_on_cpu(config: Config) -> bool:
+    try:
+        return torch.device(config.run.device).type == "cpu"
+    except RuntimeError as error:
+        raise ConfigError(f"run.device is {config.run.device!r}, which is no device: {error}") from error
+
+
 def _program_bytes(config: Config) -> int:
     """Return what a process has beside all that is made for the run."""
-    if torch.device(config.run.device).type != "cpu":
+    if not _is_on_cpu(config):
         return 0
     return (resident_bytes() or _PROGRAM_BYTES) + _FIRST_USE_BYTES
 
@@ -189,7 +196,7 @@ def _memory(
     """Count what a process holds while it takes a step."""
     live = LiveMemory()
     batches = stage.batches(stage.first_step, rank=0, world_size=teams)
-    is_on_cpu = torch.device(config.run.device).type == "cpu"
+    is_on_cpu = _is_on_cpu(config)
     is_native = is_on_cpu and "native" in kernels.available("norm_mix")
     with live, kernels.use(norm_mix="native" if is_native else "reference"):
         for _, size in itertools.islice(batches, _BATCHES):
@@ -257,7 +264,7 @@ def _seconds(
         reads_twice = config.training.activation_checkpointing or reads_chunks_twice(config, stage)
         passes = 4 / 3 if reads_twice else 1.0
         return stage.tokens_per_step * flops_per_token(model) * passes / (flops * processes)
-    is_here = torch.device(config.run.device).type == "cpu" or torch.cuda.is_available()
+    is_here = _is_on_cpu(config) or torch.cuda.is_available()
     if processes > 1 or not is_here or memory.tensors + memory.gaps > available_bytes():
         return None
     return measured_seconds(config, stage, model.config)
