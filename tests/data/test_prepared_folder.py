@@ -13,6 +13,8 @@ import pytest
 
 import receptance
 from receptance.data import prepare, read_description
+from receptance.data.prepared_folder import new_folder
+from receptance.errors import ConfigError
 
 
 def write_lines(path: Path, texts: Sequence[str]) -> Path:
@@ -88,3 +90,23 @@ def test_a_full_disk_says_so_and_what_is_done_is_kept(tmp_path: Path, size: int)
     left = {path.suffix for path in out.rglob("*") if path.is_file()} if out.exists() else set()
     assert left == (set() if size < 10_000 else {".safetensors"})
     assert prepare(source, out, tokenizer="bytes").splits["train"].documents > 300
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".train.bin.0123abcd.tmp").write_bytes(b"half of it")
+    (out / ".notes").touch()
+    prepare(write_lines(tmp_path / "a.jsonl", ["one"]), out, tokenizer="bytes", validation_fraction=0)
+    assert {path.name for path in out.iterdir()} == {".notes", "data.json", "train.bin", "train.idx"}
+
+
+def test_a_folder_is_prepared_by_one_process_at_a_time(tmp_path: Path) -> None:
+    source, out = write_lines(tmp_path / "a.jsonl", ["one"]), tmp_path / "out"
+    with (
+        new_folder(out, overwrite=False),
+        pytest.raises(ConfigError, match="another process is preparing data here"),
+    ):
+        prepare(source, out, tokenizer="bytes", validation_fraction=0)
+    assert out.is_dir()
+    prepare(source, out, tokenizer="bytes", validation_fraction=0)

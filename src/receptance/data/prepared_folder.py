@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from receptance.claim import claimed
 from receptance.data.description import FILE, TRAIN, VALIDATION, Description, read_description
 from receptance.data.indexed import mask_file, store_files
 from receptance.data.joining import Joining
@@ -91,29 +92,30 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[list[Path]]:
     """Make the folder, and yield a list for the files that are made in it.
 
     Where the block raises, a folder that was empty or not there is so again, but for finished shards; hidden
-    files do not count.
+    files do not count. Raises ConfigError where another process is at work in it.
     """
     was_there = output.exists()
     was_empty = check_output(output, overwrite)
     output.mkdir(parents=True, exist_ok=True)
     made: list[Path] = []
-    try:
-        yield made
-        shutil.rmtree(output / SHARDS, ignore_errors=True)
-    except BaseException as error:
-        if was_empty:
-            _remove(made)
-        with suppress(OSError):  # of a folder that is not there, or not empty
-            (output / SHARDS).rmdir()
-        if not was_there:
-            with suppress(OSError):
-                output.rmdir()
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise DataError(
-                f"{output}: cannot be written: {error.strerror}. The tokens are there twice until all "
-                "is done. Make room and run the same again: it goes on where it was."
-            ) from error
-        raise
+    with claimed(output, "preparing data", "choose another folder."):
+        try:
+            yield made
+            shutil.rmtree(output / SHARDS, ignore_errors=True)
+        except BaseException as error:
+            if was_empty:
+                _remove(made)
+            with suppress(OSError):  # of a folder that is not there, or not empty
+                (output / SHARDS).rmdir()
+            if not was_there:
+                with suppress(OSError):
+                    output.rmdir()
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise DataError(
+                    f"{output}: cannot be written: {error.strerror}. The tokens are there twice until all "
+                    "is done. Make room and run the same again: it goes on where it was."
+                ) from error
+            raise
 
 
 def check_output(output: Path, overwrite: bool) -> bool:

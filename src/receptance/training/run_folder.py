@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from receptance import atomic
+from receptance.claim import claimed
 from receptance.errors import ConfigError
 from receptance.training.snapshot_store import SnapshotStore
 
@@ -75,34 +75,9 @@ class RunFolder:
     def claimed(self) -> Iterator[None]:
         """Keep other processes out of the folder, and remove what a killed one left half written.
 
-        The claim ends with the process, however that ends. Raises ConfigError where another one has it.
+        Raises ConfigError where another one has it.
         """
-        with _locked(self.path):
-            for folder in (self.path, self.snapshots.folder):
-                if folder.is_dir():
-                    atomic.remove_leftovers(folder)
+        with claimed(self.path, "training", "choose another folder by --run.folder=…"):
+            if self.snapshots.folder.is_dir():
+                atomic.remove_leftovers(self.snapshots.folder)
             yield
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, where the system has locks."""
-    try:
-        import fcntl  # not on Windows
-    except ImportError:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"{folder}: another process is training here. Wait until it has ended, or choose another "
-                "folder by --run.folder=…"
-            ) from error
-        except OSError:
-            pass  # some network file systems have no locks
-        yield
-    finally:
-        os.close(handle)
