@@ -33,6 +33,9 @@ def plan(
     program and its allocator take more. The time of a step is an estimate: with --flops that of the matrix
     products alone, the least that it can be, otherwise what one and two layers take here for some seconds.
 
+    The text need not be there yet; one that is there is checked against the recipe and the model, as before
+    a run.
+
     Parameters
     ----------
     recipe
@@ -86,6 +89,7 @@ def _facts(found: Plan) -> dict[str, str]:
         "FLOPs a token": amount(found.flops_per_token),
         "time": "?" if found.seconds is None else duration(found.seconds),
         "disk": f"{disk}, of which a snapshot is {snapshot}",
+        "text": "there, and it fits the model" if found.has_text else "not there yet, so not checked",
     }
 
 
@@ -132,4 +136,4 @@ def _as_json(found: Plan, memory: float | None) -> dict[str, object]:
     }
     whole |= {name: getattr(found, name) for name in ("seconds", "snapshot_bytes", "disk_bytes")}
     sizes = {"generation": found.sizes.generation, **asdict(found.sizes)}
-    return {"model": sizes, **whole, "peak": peak, **fits, "stages": stages}
+    return {"model": sizes, "has_text": found.has_text, **whole, "peak": peak, **fits, "stages": stages}

@@ -17,6 +17,7 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=0, le=2**20)]  # of a model; with larger ones there are no numbers for bytes
 Amount = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 # Keys of [model] that are no size of a fresh model.
@@ -50,17 +51,17 @@ class ModelConfig:
     initial: str | Path | None = None  # a file or folder of any known format, or ORG/NAME on a hub
     generation: Literal["4", "5", "6", "7"] = "4"
     version: Literal["5.0", "5.1", "5.2"] | None = None  # of RWKV-5; None: 5.2
-    num_layers: Count = 0
-    hidden_size: Count = 0
-    attention_size: Count = 0  # 0: hidden_size
-    feed_forward_size: Count = 0
-    vocabulary_size: Count = 0  # 0: that of the data's tokenizer
-    head_size: Count = 0  # from RWKV-5
-    mix_rank: Count = 0  # of RWKV-6
-    decay_rank: Count = 0  # of RWKV-6 and 7, like the following of 7
-    in_context_rank: Count = 0
-    value_rank: Count = 0
-    gate_rank: Count = 0
+    num_layers: Annotated[int, Field(ge=0, le=2**12)] = 0
+    hidden_size: Size = 0
+    attention_size: Size = 0  # 0: hidden_size
+    feed_forward_size: Size = 0
+    vocabulary_size: Size = 0  # 0: that of the data's tokenizer
+    head_size: Size = 0  # from RWKV-5
+    mix_rank: Size = 0  # of RWKV-6
+    decay_rank: Size = 0  # of RWKV-6 and 7, like the following of 7
+    in_context_rank: Size = 0
+    value_rank: Size = 0
+    gate_rank: Size = 0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # see LanguageModel.drop; also beside initial
 
     @model_validator(mode="after")

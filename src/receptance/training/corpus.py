@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from receptance import atomic
-from receptance.checkpoints import Checkpoint
+from receptance.checkpoints.stored_model import StoredModel
 from receptance.data import Description, TokenStore, Windows, open_split, read_description
 from receptance.data.bare_store import describe, is_bare_store
 from receptance.data.description import TRAIN, VALIDATION
@@ -58,7 +58,7 @@ class Corpus:
             if windows is not None:
                 windows.store.check_vocabulary(needed.vocabulary_size)
 
-    def check_tokenizer(self, initial: Checkpoint) -> None:
+    def check_tokenizer(self, initial: StoredModel) -> None:
         """Raise ConfigError where a checkpoint was trained with another tokenizer, as far as it tells."""
         needed, file = self.description, self.tokenizer_file
         if initial.tokenizer not in (None, needed.tokenizer):

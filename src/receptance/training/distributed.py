@@ -41,6 +41,7 @@ class World:
     rank: int = 0  # of this process, from 0
     size: int = 1  # processes
     local_rank: int = 0  # among those of this machine
+    local_size: int = 1  # processes of this machine, as far as is known
     is_restarted: bool = False  # by `torchrun --max-restarts`, after one of them ended
 
     @property
@@ -51,10 +52,13 @@ class World:
     def device(self, name: str) -> torch.device:
         """Return the device of this process for the one that a recipe names: for "cuda", a GPU of its own.
 
-        Raises ConfigError where there is none for it, or the recipe names one for all.
+        Raises ConfigError where there is none for it, or the recipe names one for all, or what is none.
         """
         if self.size == 1 or not name.startswith("cuda"):
-            return torch.device(name)
+            try:
+                return torch.device(name)
+            except RuntimeError as error:
+                raise ConfigError(f"run.device is {name!r}, which is no device: {error}") from error
         if name != "cuda":
             raise ConfigError(
                 f"run.device is {name!r}, but {self.size} processes train together, each on a GPU of its "
@@ -173,8 +177,13 @@ def joined_world() -> Iterator[World]:
         yield ALONE
         return
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-    world = World(rank=rank, size=size, local_rank=local_rank, is_restarted=restarts > 0)
+    world = World(
+        rank=rank,
+        size=size,
+        local_rank=local_rank,
+        local_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        is_restarted=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0,
+    )
     if size == 1:
         yield world
         return

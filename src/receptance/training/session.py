@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from receptance.training.config import NO_SIZES, Config, ModelConfig
 from receptance.training.context_parallel import Relay, joined_relay
 from receptance.training.corpus import Corpus, open_corpus
 from receptance.training.distributed import ALONE, World
+from receptance.training.fit import check_fits
 from receptance.training.metrics import Record, Sink, last_step, read_metrics, rewind_metrics
 from receptance.training.optimizer import MasterAdamW
 from receptance.training.plot import plot_loss
@@ -95,16 +96,8 @@ def _ready(config: Config, resume: bool, relay: Relay, claims: ExitStack) -> Tra
         raise TrainingError(f"{folder.path}: holds no run, so there is nothing to go on from.")
     if not resume and world.is_first:
         folder.refuse_if_used()
-    timetable = Timetable(config)
-    timetable.check_shares(relay.num_teams)
-    contexts = {stage.context for stage in timetable.stages}
-    corpus = open_corpus(
-        config.data,
-        config.run.seed,
-        contexts,
-        chunk=config.training.chunk,
-        num_streams=timetable.stage(0).samples_per_step,
-    )
+    Timetable(config).check_shares(relay.num_teams)
+    corpus = opened_corpus(config)
     if resume:
         if world.is_first:
             claims.enter_context(folder.claimed())
@@ -131,11 +124,12 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay, *,
 
     `logged` is the last step of which an earlier try has told.
     """
+    sizes = checked_sizes(config.model, corpus)
+    _check_fits(config, sizes, relay)
     if config.model.initial is None:
-        model = _fresh_model(config, corpus.description.vocabulary_size)
+        model = _fresh_model(config, sizes)
     else:
         initial = checkpoints.load(config.model.initial, dtype=torch.float32)
-        corpus.check_tokenizer(initial)
         if initial.initial_state is not None:
             logger.warning(
                 "%s carries a tuned state, which is left out: the run trains weights, and its texts "
@@ -143,7 +137,6 @@ def _started(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay, *,
                 initial.path,
             )
         model = initial.model
-    corpus.check_vocabulary(model.config.vocabulary_size)
     model = placed(model, config, relay.world)
     optimizer = MasterAdamW(model, config.optimizer, config.groups, relay.world)
     return Trainer(
@@ -177,10 +170,11 @@ def _resumed(config: Config, folder: RunFolder, corpus: Corpus, relay: Relay) ->
     if snapshot is None:
         return _started_again(config, folder, corpus, relay)
     _check_same_run(config, corpus, snapshot, folder)
-    sizes = dict(snapshot.model)
-    model = _without_numbers(GENERATIONS[sizes.pop("generation")].config(**sizes))
-    model = placed(model, config, relay.world)
-    corpus.check_vocabulary(model.config.vocabulary_size)
+    named = dict(snapshot.model)
+    sizes: ModelSizes = GENERATIONS[named.pop("generation")].config(**named)
+    corpus.check_vocabulary(sizes.vocabulary_size)
+    _check_fits(config, sizes, relay)
+    model = placed(_without_numbers(sizes), config, relay.world)
     optimizer = MasterAdamW(model, config.optimizer, config.groups, relay.world)
     carried = carried_of(config, model)
     try:
@@ -223,6 +217,44 @@ def _started_again(config: Config, folder: RunFolder, corpus: Corpus, relay: Rel
     return _started(config, folder, corpus, relay, logged=logged)
 
 
+def opened_corpus(config: Config) -> Corpus:
+    """Return the text of a run, in samples of every context that it reads; raises what `open_corpus` does."""
+    timetable = Timetable(config)
+    return open_corpus(
+        config.data,
+        config.run.seed,
+        {stage.context for stage in timetable.stages},
+        chunk=config.training.chunk,
+        num_streams=timetable.stage(0).samples_per_step,
+    )
+
+
+def checked_sizes(config: ModelConfig, corpus: Corpus) -> ModelSizes:
+    """Return the sizes of the model that a run begins with, which is not read yet.
+
+    Raises ConfigError or DataError where its tokenizer or its vocabulary is not that of the text.
+    """
+    if config.initial is None:
+        sizes = model_config(config, corpus.description.vocabulary_size)
+    else:
+        stored = checkpoints.open_model(config.initial)
+        corpus.check_tokenizer(stored)
+        sizes = stored.config
+    corpus.check_vocabulary(sizes.vocabulary_size)
+    return sizes
+
+
+def on_paper(config: Config, sizes: ModelSizes) -> AnyModel:
+    """Return the model of a run as it will be trained in one process, but without numbers."""
+    return placed(empty_model(sizes), replace(config, run=replace(config.run, device="meta")), ALONE)
+
+
+def _check_fits(config: Config, sizes: ModelSizes, relay: Relay) -> None:
+    """Raise ConfigError where the run does not fit into memory; the first process says it for all."""
+    if relay.world.is_first:
+        check_fits(config, on_paper(config, sizes), relay)
+
+
 def model_config(config: ModelConfig, vocabulary_size: int) -> ModelSizes:
     """Return the sizes of a fresh model: those of a recipe, and the vocabulary of the text where it has none.
 
@@ -238,9 +270,9 @@ def model_config(config: ModelConfig, vocabulary_size: int) -> ModelSizes:
     return generation.config(**{"vocabulary_size": vocabulary_size, **given})
 
 
-def _fresh_model(config: Config, vocabulary_size: int) -> AnyModel:
-    """Return a model of the recipe's sizes with the starting values that the seed decides."""
-    model = _without_numbers(model_config(config.model, vocabulary_size))
+def _fresh_model(config: Config, sizes: ModelSizes) -> AnyModel:
+    """Return a model of these sizes with the starting values that the seed decides."""
+    model = _without_numbers(sizes)
     model.initialise(torch.Generator().manual_seed(config.run.seed))
     return model
 
