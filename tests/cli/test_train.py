@@ -102,7 +102,7 @@ def test_a_finished_run_goes_on_when_it_is_given_more_steps(
     ("words", "message"),
     [
         (["--training.bacth_size=3"], "Did you mean 'training.batch_size'?"),
-        (["--data.folder=nowhere"], "nowhere/data.json: no such file"),
+        (["--data.folder=nowhere"], "data.folder is nowhere, but there is no such folder or store in "),
         (["--resume"], "holds no run"),
     ],
 )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from receptance import kernels, native
+from receptance import kernels
+from tests.kernels.ways import Way, native_ways
 
 OPERATORS = {"wkv6": kernels.wkv6, "wkv7": kernels.wkv7}
 NAMES = {"wkv6": ("r", "k", "v", "w", "u", "state"), "wkv7": ("r", "w", "k", "v", "a", "b", "state")}
@@ -21,30 +19,8 @@ NAMES = {"wkv6": ("r", "k", "v", "w", "u", "state"), "wkv7": ("r", "w", "k", "v"
 TOLERANCES = {torch.float64: (1e-12, 1e-12), torch.float32: (2e-5, 2e-5), torch.bfloat16: (8e-3, 2e-5)}
 
 
-@dataclass(frozen=True)
-class Way:
-    """One way to compute an operator on this machine."""
-
-    operator: str
-    implementation: str
-    dtype: torch.dtype = torch.float32
-    level: str | None = None
-
-    def __str__(self) -> str:
-        parts = (self.operator, self.implementation, self.level, str(self.dtype).removeprefix("torch."))
-        return "-".join(filter(None, parts))
-
-    @contextmanager
-    def use(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(kernels.use(**{self.operator: self.implementation}))
-            if self.level:
-                stack.enter_context(native.use_level(self.level))
-            yield
-
-
 NARROW = (torch.float32, torch.bfloat16)
-NATIVE = [Way(o, "native", dtype, x) for o in OPERATORS for x in native.levels() for dtype in NARROW]
+NATIVE = [way for operator in OPERATORS for way in native_ways(operator, NARROW)]
 CHUNKED = [Way(o, "chunked", dtype) for o in OPERATORS for dtype in (torch.float64, *NARROW)]
 FAST = [*NATIVE, *CHUNKED]
 FLOAT32 = [way for way in FAST if way.dtype == torch.float32]

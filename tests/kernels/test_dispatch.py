@@ -11,7 +11,8 @@ import receptance
 from receptance import kernels, native
 from receptance.errors import KernelError
 from receptance.kernels import cross_entropy_native, wkv4_native
-from tests.kernels.wkv4_cases import Way, call, make_inputs
+from tests.kernels.ways import Way
+from tests.kernels.wkv4_cases import call, make_inputs
 
 OPERATORS = {
     "wkv4": ["native", "scan", "reference"],
@@ -55,7 +56,7 @@ def test_without_the_library_the_others_serve_and_the_table_says_why() -> None:
     inputs = make_inputs(1, 20, 3)
     k, v, w, u, a, b, p = inputs
     y, _ = kernels.wkv4(k, v, w, u, (a, b, p))
-    torch.testing.assert_close(y, call(Way("reference"), inputs)[0])
+    torch.testing.assert_close(y, call(Way("wkv4", "reference"), inputs)[0])
     loss, _ = kernels.linear_cross_entropy(torch.zeros(2, 3), torch.zeros(4, 3), torch.tensor([0, 3]))
     torch.testing.assert_close(loss, torch.tensor(4.0).log())
 
@@ -63,7 +64,7 @@ def test_without_the_library_the_others_serve_and_the_table_says_why() -> None:
 @pytest.mark.usefixtures("without_library")
 def test_without_the_library_asking_for_it_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(KernelError, match=r"'native' cannot serve this call: .* is not built: .* builds it"):
-        call(Way("native"), make_inputs(1, 2, 3))
+        call(Way("wkv4", "native"), make_inputs(1, 2, 3))
 
 
 def test_a_name_that_does_not_exist_is_answered_with_those_that_do() -> None:
@@ -106,7 +107,7 @@ def test_a_choice_is_that_of_its_thread() -> None:
 
 def test_going_back_uses_what_went_forward() -> None:
     inputs = [x.requires_grad_() for x in make_inputs(1, 4, 3)]
-    y, *_ = call(Way("scan"), inputs)
+    y, *_ = call(Way("wkv4", "scan"), inputs)
     with kernels.use(wkv4="reference"):  # too late
         y.sum().backward()
     assert inputs[0].grad is not None

@@ -10,13 +10,14 @@ from receptance import kernels
 from receptance.errors import ConfigError
 from receptance.kernels.lengths import check_lengths, is_padding
 from tests.kernels import matrix_cases, wkv4_cases
+from tests.kernels.ways import Way
 
 TIME = 40
 LENGTHS = torch.tensor([0, 7, 16, 33, 40])
 REAL = ~is_padding(LENGTHS, TIME)
 # Tolerances as in the tests of whole batches: what is rounded to the dtype of the inputs, and what is not.
 ROUNDED = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 8e-3}
-REFERENCES = [matrix_cases.Way(o, "reference", torch.float64) for o in matrix_cases.OPERATORS]
+REFERENCES = [Way(o, "reference", torch.float64) for o in matrix_cases.OPERATORS]
 
 
 def with_wild_padding(inputs: list[Tensor]) -> list[Tensor]:
@@ -56,7 +57,7 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float, name: str) 
 
 
 @pytest.mark.parametrize("way", [*matrix_cases.FAST, *REFERENCES], ids=str)
-def test_each_row_of_the_matrix_operators_is_as_if_alone(way: matrix_cases.Way) -> None:
+def test_each_row_of_the_matrix_operators_is_as_if_alone(way: Way) -> None:
     names, operator = matrix_cases.NAMES[way.operator], matrix_cases.OPERATORS[way.operator]
     inputs = with_wild_padding(
         matrix_cases.make_inputs(way.operator, TIME, (5, 11), way.dtype, batch=len(LENGTHS))
@@ -88,7 +89,7 @@ def test_each_row_of_the_matrix_operators_is_as_if_alone(way: matrix_cases.Way) 
 
 @pytest.mark.parametrize("empty", [True, False])
 @pytest.mark.parametrize("way", wkv4_cases.EVERY, ids=str)
-def test_each_row_of_wkv4_is_as_if_alone(way: wkv4_cases.Way, empty: bool) -> None:
+def test_each_row_of_wkv4_is_as_if_alone(way: Way, empty: bool) -> None:
     inputs = with_wild_padding(wkv4_cases.make_inputs(len(LENGTHS), TIME, 13, way.dtype, empty=empty))
     wide = [x.double().requires_grad_() for x in inputs]
     outputs, states = [], []

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from receptance.kernels.matrix_chunked import fading
-from tests.kernels.matrix_cases import OPERATORS, Way, call, make_inputs
+from tests.kernels.matrix_cases import OPERATORS, call, make_inputs
+from tests.kernels.ways import Way
 
 
 def test_a_small_decay_is_not_lost_beside_a_large_one() -> None:

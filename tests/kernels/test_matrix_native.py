@@ -9,13 +9,13 @@ from receptance.kernels.matrix_operator import BLOCK
 from tests.kernels.matrix_cases import (
     NARROW,
     OPERATORS,
-    Way,
     assert_as_expected,
     call,
     case,
     make_inputs,
     run,
 )
+from tests.kernels.ways import Way
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=str(native.unavailable_reason()))
 

@@ -13,13 +13,13 @@ from tests.kernels.matrix_cases import (
     FLOAT32,
     NAMES,
     OPERATORS,
-    Way,
     assert_as_expected,
     call,
     case,
     make_inputs,
     run,
 )
+from tests.kernels.ways import Way
 
 TIMES = [1, 15, 16, 17, 33, 70]
 SIZES = [(8, 8), (64, 64), (5, 21)]

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from receptance import kernels, native
 from receptance.errors import ConfigError, KernelError
+from tests.kernels.ways import Way
 from tests.kernels.wkv4_cases import (
     EMPTY,
     EVERY,
     FLOAT32,
     WIDE_KEYS,
-    Way,
     assert_as_expected,
     call,
     case,
@@ -63,7 +63,7 @@ def test_keys_spread_over_hundreds_change_nothing(way: Way, time: int) -> None:
 def test_a_loss_may_look_at_a_b_and_p_each_on_its_own(way: Way, time: int) -> None:
     inputs, weights, *_ = case(2, time, 33, way.dtype)
     inputs64 = [x.double() for x in inputs]
-    expected = run(Way("reference", torch.float64), inputs64, weights)
+    expected = run(Way("wkv4", "reference", torch.float64), inputs64, weights)
     assert_as_expected(way, run(way, inputs, weights), expected)
 
 
@@ -78,7 +78,10 @@ def test_a_loss_may_look_at_one_output_alone(way: Way, seen: int) -> None:
         return list(torch.autograd.grad(loss, leaves, materialize_grads=True))
 
     inputs64 = [x.double() for x in inputs]
-    expected = call(Way("scan"), inputs64), gradients(Way("reference", torch.float64), inputs64)
+    expected = (
+        call(Way("wkv4", "scan"), inputs64),
+        gradients(Way("wkv4", "reference", torch.float64), inputs64),
+    )
     assert_as_expected(way, (call(way, inputs), gradients(way, inputs)), expected)
 
 
@@ -117,7 +120,7 @@ def test_channels_that_forget_fast_have_an_accurate_gradient_of_their_decay(way:
     inputs = make_inputs(2, 200, 8, spread=1.0)
     inputs[2] = torch.linspace(-20.0, -5.0, 8)
     weights = make_weights(2, 200, 8)
-    expected = run(Way("reference", torch.float64), [x.double() for x in inputs], weights)[1][2]
+    expected = run(Way("wkv4", "reference", torch.float64), [x.double() for x in inputs], weights)[1][2]
     torch.testing.assert_close(run(way, inputs, weights)[1][2].double(), expected, rtol=1e-4, atol=0.0)
 
 
@@ -157,8 +160,8 @@ def test_any_shape_gives_the_gradients_of_float64(
 ) -> None:
     inputs = make_inputs(batch, time, channel, seed=seed)
     inputs64, weights = [x.double() for x in inputs], make_weights(batch, time, channel)
-    p = call(Way("scan"), inputs64)[3]
-    expected = run(Way("scan", torch.float64), inputs64, weights, p)
+    p = call(Way("wkv4", "scan"), inputs64)[3]
+    expected = run(Way("wkv4", "scan", torch.float64), inputs64, weights, p)
     assert_as_expected(way, run(way, inputs, weights, p), expected)
 
 
@@ -181,8 +184,8 @@ def test_what_one_implementation_keeps_another_can_read(forward: str, backward: 
     grads = [weights[0].float(), *(torch.zeros_like(x) for x in (a, b, p))]
     gradients = wkv4_backward(*inputs[:4], checkpoints, a, b, p, *grads, backward)
     only_y = [weights[0], *(torch.zeros_like(x) for x in weights[1:])]
-    wanted = run(Way("reference", torch.float64), [x.double() for x in inputs], only_y)
-    assert_as_expected(Way(backward), ([y, a, b, p], list(gradients)), wanted)
+    wanted = run(Way("wkv4", "reference", torch.float64), [x.double() for x in inputs], only_y)
+    assert_as_expected(Way("wkv4", backward), ([y, a, b, p], list(gradients)), wanted)
 
 
 def test_where_no_gradient_is_wanted_nothing_is_kept() -> None:
@@ -257,16 +260,18 @@ def test_what_cannot_be_differentiated_says_so() -> None:
 def test_a_gpu_gives_the_gradients_of_float64() -> None:
     inputs, weights, *expected = case(2, 63, 33, torch.float32)
     outputs, gradients = run(
-        Way("scan"), [x.cuda() for x in inputs], [x.cuda() for x in weights], expected[0][3].cuda()
+        Way("wkv4", "scan"), [x.cuda() for x in inputs], [x.cuda() for x in weights], expected[0][3].cuda()
     )
     actual = [x.cpu() for x in outputs], [x.cpu() for x in gradients]
-    assert_as_expected(Way("scan"), actual, (expected[0], expected[1]))
+    assert_as_expected(Way("wkv4", "scan"), actual, (expected[0], expected[1]))
 
 
 def test_sums_that_hold_nothing_are_the_same_below_every_key() -> None:
     inputs = make_inputs(1, 20, 3, empty=True)
     assert float(inputs[6][0, 0]) == pytest.approx(EMPTY)
     for x, y in zip(
-        call(Way("scan"), inputs), call(Way("scan"), [*inputs[:6], inputs[6] / 1e8]), strict=True
+        call(Way("wkv4", "scan"), inputs),
+        call(Way("wkv4", "scan"), [*inputs[:6], inputs[6] / 1e8]),
+        strict=True,
     ):
         torch.testing.assert_close(x, y, rtol=0.0, atol=0.0)

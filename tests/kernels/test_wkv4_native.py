@@ -5,17 +5,18 @@ import torch
 
 from receptance import kernels, native
 from receptance.errors import KernelError
-from tests.kernels.wkv4_cases import Way, assert_as_expected, call, make_inputs, make_weights, run
+from tests.kernels.ways import Way, native_ways
+from tests.kernels.wkv4_cases import assert_as_expected, call, make_inputs, make_weights, run
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=str(native.unavailable_reason()))
-WAYS = [Way("native", level=level) for level in native.levels()]
+WAYS = native_ways("wkv4")
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize("spread", [1.0, 40.0], ids=["flat", "stepped"])
 def test_p_is_the_running_maximum_of_the_reference_to_the_bit(way: Way, spread: float) -> None:
     inputs = make_inputs(2, 333, 33, spread=spread)
-    assert torch.equal(call(way, inputs)[3], call(Way("reference"), inputs)[3])
+    assert torch.equal(call(way, inputs)[3], call(Way("wkv4", "reference"), inputs)[3])
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
@@ -25,7 +26,7 @@ def test_sums_do_not_drift_over_thousands_of_tokens(way: Way, spread: float, dec
     inputs = make_inputs(1, 8192, 4, spread=spread, empty=True)
     inputs[2] = torch.full((4,), decay)
     _, a, b, p = call(way, inputs)
-    _, a64, b64, p64 = call(Way("scan"), [x.double() for x in inputs])
+    _, a64, b64, p64 = call(Way("wkv4", "scan"), [x.double() for x in inputs])
     scale = torch.exp(p.double() - p64)
     torch.testing.assert_close(b * scale, b64, rtol=2e-5, atol=0.0)
     torch.testing.assert_close(a * scale, a64, rtol=0.0, atol=2e-5 * float(b64.max()))
@@ -40,9 +41,9 @@ def test_a_block_may_span_all_that_the_flat_way_allows(way: Way, bonus: float, h
     inputs[0] = torch.where(is_high, 24.9, -24.9)
     inputs[3] = torch.full((16,), bonus)
     inputs64 = [x.double() for x in inputs]
-    p = call(Way("scan"), inputs64)[3]
+    p = call(Way("wkv4", "scan"), inputs64)[3]
     assert_as_expected(
-        way, run(way, inputs, weights, p), run(Way("scan", torch.float64), inputs64, weights, p)
+        way, run(way, inputs, weights, p), run(Way("wkv4", "scan", torch.float64), inputs64, weights, p)
     )
 
 
@@ -55,7 +56,7 @@ def test_the_number_of_threads_changes_nothing(dtype: torch.dtype, batch: int) -
         results = []
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            results.append(run(Way("native", dtype), inputs, weights))
+            results.append(run(Way("wkv4", "native", dtype), inputs, weights))
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(results[1], results[0], rtol=0.0, atol=0.0)
@@ -65,7 +66,7 @@ def test_the_number_of_threads_changes_nothing(dtype: torch.dtype, batch: int) -
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_bfloat16_is_rounded_only_on_the_way_in_and_out(way: Way) -> None:
     inputs = make_inputs(2, 40, 33, torch.bfloat16)
-    half = call(Way("native", torch.bfloat16, way.level), inputs)
+    half = call(Way("wkv4", "native", torch.bfloat16, way.level), inputs)
     full = call(way, [x.float() for x in inputs])
     assert torch.equal(half[0], full[0].bfloat16())
     torch.testing.assert_close(half[1:], full[1:], rtol=0.0, atol=0.0)

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from receptance import kernels
 from receptance.kernels import wkv4_native, wkv4_scan
-from tests.kernels.wkv4_cases import Way, call, make_inputs
+from tests.kernels.ways import Way
+from tests.kernels.wkv4_cases import call, make_inputs
 
 
 @pytest.mark.parametrize("time", [1, 16, 35])
@@ -24,10 +25,10 @@ def test_its_gradient_is_the_slope_of_every_output(time: int) -> None:
 
 def test_one_token_at_a_time_is_the_same_as_all_at_once() -> None:
     k, v, *rest = make_inputs(2, 40, 5, torch.float64)
-    whole = call(Way("scan"), [k, v, *rest])
+    whole = call(Way("wkv4", "scan"), [k, v, *rest])
     y, sums = [], rest[2:]
     for t in range(40):
-        now, *sums = call(Way("scan"), [k[:, t : t + 1], v[:, t : t + 1], *rest[:2], *sums])
+        now, *sums = call(Way("wkv4", "scan"), [k[:, t : t + 1], v[:, t : t + 1], *rest[:2], *sums])
         y.append(now)
     torch.testing.assert_close(torch.cat(y, dim=1), whole[0], rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(sums, whole[1:], rtol=1e-13, atol=1e-13)

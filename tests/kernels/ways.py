@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+
+import torch
 
 from receptance import kernels, native
 
@@ -15,10 +17,12 @@ class Way:
 
     operator: str
     implementation: str
+    dtype: torch.dtype = torch.float32  # of the inputs that may be narrow
     level: str | None = None
 
     def __str__(self) -> str:
-        return "-".join(filter(None, (self.implementation, self.level)))
+        parts = (self.operator, self.implementation, self.level, str(self.dtype).removeprefix("torch."))
+        return "-".join(filter(None, parts))
 
     @contextmanager
     def use(self) -> Iterator[None]:
@@ -29,6 +33,6 @@ class Way:
             yield
 
 
-def native_ways(operator: str) -> list[Way]:
+def native_ways(operator: str, dtypes: Sequence[torch.dtype] = (torch.float32,)) -> list[Way]:
     """Return the compiled implementation at every level that this machine runs."""
-    return [Way(operator, "native", level) for level in native.levels()]
+    return [Way(operator, "native", dtype, level) for level in native.levels() for dtype in dtypes]

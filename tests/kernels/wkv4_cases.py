@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from receptance import kernels, native
+from receptance import kernels
+from tests.kernels.ways import Way, native_ways
 
 EMPTY = -1e38
 
@@ -28,33 +26,9 @@ TOLERANCES = {
 WIDE_KEYS = 4.0
 
 
-@dataclass(frozen=True)
-class Way:
-    """One way to compute WKV-4 on this machine."""
-
-    implementation: str
-    dtype: torch.dtype = torch.float32
-    level: str | None = None
-
-    def __str__(self) -> str:
-        return "-".join(
-            filter(None, (self.implementation, self.level, str(self.dtype).removeprefix("torch.")))
-        )
-
-    @contextmanager
-    def use(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(kernels.use(wkv4=self.implementation))
-            if self.level:
-                stack.enter_context(native.use_level(self.level))
-            yield
-
-
-NATIVE = [
-    Way("native", dtype, level) for level in native.levels() for dtype in (torch.float32, torch.bfloat16)
-]
-SCAN = [Way("scan", dtype) for dtype in (torch.float64, torch.float32, torch.bfloat16)]
-REFERENCE = [Way("reference", torch.float64)]
+NATIVE = native_ways("wkv4", (torch.float32, torch.bfloat16))
+SCAN = [Way("wkv4", "scan", dtype) for dtype in (torch.float64, torch.float32, torch.bfloat16)]
+REFERENCE = [Way("wkv4", "reference", torch.float64)]
 EVERY = [*NATIVE, *SCAN, *REFERENCE]
 FLOAT32 = [way for way in EVERY if way.dtype == torch.float32]
 
@@ -120,8 +94,8 @@ def case(
     weights = make_weights(batch, time, channel, dtype)
     inputs64 = [x.double() for x in inputs]
     weights = [weight.double() for weight in weights]
-    p = call(Way("reference", torch.float64), inputs64)[3]
-    outputs, gradients = run(Way("reference", torch.float64), inputs64, weights, p)
+    p = call(Way("wkv4", "reference", torch.float64), inputs64)[3]
+    outputs, gradients = run(Way("wkv4", "reference", torch.float64), inputs64, weights, p)
     return inputs, weights, outputs, gradients
 
 

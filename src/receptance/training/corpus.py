@@ -96,6 +96,12 @@ def open_corpus(
     """
     if is_bare_store(config.folder):
         return _open_bare_store(config, seed, contexts, chunk, num_streams)
+    if not config.folder.exists():
+        seen_from = "" if config.folder.is_absolute() else f" in {Path.cwd()}, where the command was given"
+        raise DataError(
+            f"data.folder is {config.folder}, but there is no such folder or store{seen_from}. Make it: "
+            f"receptance prepare TEXT… --output {config.folder}"
+        )
     description = read_description(config.folder)
     if config.tokenizer or config.validation:
         key = "tokenizer" if config.tokenizer else "validation"
